@@ -1,0 +1,125 @@
+"""Files by SHA-256: put, open, check. Artifacts, environments, code and datasets rest here.
+
+A blob is written to a temporary name in the same folder, flushed to disk, and renamed to its digest; so a name that is
+there is whole, two writers of the same bytes cannot harm each other, and a killed writer leaves only a temporary file
+that no reader looks at. A blob is never changed. Digests are checked to be 64 hexadecimal digits before they become a
+path, so no text from outside ever does.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import IO, TYPE_CHECKING
+
+from .errors import DamageError, NotFoundError
+
+if TYPE_CHECKING:
+    from .store import Store
+
+CHUNK = 1 << 20
+_HEX = frozenset("0123456789abcdef")
+_DIGEST_LENGTH = 64
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is a SHA-256 in lower-case hexadecimal."""
+    return len(text) == _DIGEST_LENGTH and _HEX.issuperset(text)
+
+
+def put_bytes(store: Store, content: bytes) -> str:
+    """Keep `content`; return its SHA-256. Writes nothing when it is there already."""
+    import hashlib  # noqa: PLC0415  (not needed by the first log())
+
+    digest = hashlib.sha256(content).hexdigest()
+    if not os.path.exists(store.blob_path(digest)):
+        temporary, file = _temporary(store)
+        with file:
+            file.write(content)
+            _settle(file)
+        _publish(store, temporary, digest)
+    return digest
+
+
+def put_file(store: Store, path: str) -> tuple[str, int]:
+    """Keep a copy of the file at `path` in constant memory; return (SHA-256, size in bytes)."""
+    import hashlib  # noqa: PLC0415
+
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as source:
+        temporary, file = _temporary(store)
+        try:
+            with file:
+                while chunk := source.read(CHUNK):
+                    digest.update(chunk)
+                    size += len(chunk)
+                    file.write(chunk)
+                _settle(file)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    name = digest.hexdigest()
+    _publish(store, temporary, name)
+    return name, size
+
+
+def hash_file(path: str) -> tuple[str, int]:
+    """(SHA-256, size in bytes) of a file, nothing kept."""
+    import hashlib  # noqa: PLC0415
+
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as source:
+        while chunk := source.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def open_blob(store: Store, sha256: str) -> IO[bytes]:
+    """Open a blob for reading.
+
+    Raises:
+        NotFoundError: there is no such blob, or the text is no digest.
+    """
+    if not is_digest(sha256):
+        raise NotFoundError("blob", sha256)
+    try:
+        return open(store.blob_path(sha256), "rb")
+    except FileNotFoundError:
+        raise NotFoundError("blob", sha256, hint="its bytes are not in this store (a copy may have left them out)") from None
+
+
+def read_blob(store: Store, sha256: str) -> bytes:
+    """The bytes of a blob, checked against its name.
+
+    Raises:
+        NotFoundError: there is no such blob.
+        DamageError: its bytes do not have that digest.
+    """
+    import hashlib  # noqa: PLC0415
+
+    with open_blob(store, sha256) as file:
+        content = file.read()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DamageError("bad-checksum", path=store.blob_path(sha256), detail="the bytes do not have the digest of their name")
+    return content
+
+
+def _temporary(store: Store) -> tuple[str, IO[bytes]]:
+    os.makedirs(store.blobs, exist_ok=True)
+    path = os.path.join(store.blobs, f".tmp-{os.getpid()}-{os.urandom(6).hex()}")
+    return path, open(path, "xb")
+
+
+def _settle(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _publish(store: Store, temporary: str, digest: str) -> None:
+    final = store.blob_path(digest)
+    try:
+        os.makedirs(os.path.dirname(final), exist_ok=True)
+        os.replace(temporary, final)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,402 @@
+"""All that can happen: one frozen Struct per kind of event, in the past tense.
+
+Who writes: the recorder, the actions and the journal itself (its header, footer and counts of lost writes). Who reads:
+the views. An event's payload is the `data` member of a line (`Line`); its kind is the line's `kind`, a stable string
+that is never reused. A payload grows only by new fields with defaults, is never retyped, and is upgraded when it is
+read, never on disk. Fields and kinds that this version does not know are kept as they are: the line's bytes stay.
+
+Values. A metric is a JSON number; NaN and the infinities are the strings "NaN", "Infinity" and "-Infinity"; a number
+that a double cannot hold exactly is written with all its digits. `time` is the caller's own time, seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003  (msgspec reads the annotations of Structs at run time)
+from typing import Any, ClassVar
+
+import msgspec
+
+FORMAT = 1
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of a segment: the envelope around one event.
+
+    `crc` comes last. It is the CRC-32 of the line's bytes with the digits of `crc` replaced by `0`, without the newline.
+    `prev` is the `crc` of the last complete line before this one in the same file (0 in the first).
+    """
+
+    seq: int
+    at: datetime
+    clock: int
+    kind: str
+    run: str | None = None
+    by: str | None = None
+    via: str | None = None
+    data: Any = None
+    prev: int = -1
+    crc: int = -1
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Base of all payloads; `kind` is the tag that stands in the envelope."""
+
+    kind: ClassVar[str] = ""
+
+
+# -- the segment itself ------------------------------------------------------------------------------------------------
+
+
+class SegmentOpened(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """First line of a segment: who writes here. `segment` is the file's name at birth, so that a copy is known as one."""
+
+    kind: ClassVar[str] = "segment.opened"
+    format: int
+    segment: str
+    ailab: str
+    host: str
+    pid: int
+    user: str = ""
+    boot: str = ""
+    started: float | None = None
+    via: str = "sdk"
+    by: str | None = None
+    previous: str | None = None
+    forked_from: str | None = None
+
+
+class SegmentSealed(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """Last line of a finished segment: what stands before it. `lines` and `bytes` count what is before this line."""
+
+    kind: ClassVar[str] = "segment.sealed"
+    lines: int
+    bytes: int
+    sha256: str
+    next: str | None = None
+
+
+class SegmentClosed(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A reader found the writer gone and says how far its file goes."""
+
+    kind: ClassVar[str] = "segment.closed"
+    segment: str
+    bytes: int
+    sha256: str
+    torn_bytes: int = 0
+    reason: str = ""
+
+
+class WritesDropped(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """Events that could not be written, counted; `first` and `last` are the times of the first and the last of them."""
+
+    kind: ClassVar[str] = "writes.dropped"
+    count: int
+    error: str
+    first: datetime
+    last: datetime
+
+
+class HeartbeatSent(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A writer that had nothing to say is still there."""
+
+    kind: ClassVar[str] = "heartbeat.sent"
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+class RunStarted(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A run began. `dataset` is the text given; `environment` and `code` are known for later runs of a process."""
+
+    kind: ClassVar[str] = "run.started"
+    name: str = ""
+    project: str | None = None
+    params: dict[str, Any] = {}
+    command: str = ""
+    seed: int | None = None
+    group: str | None = None
+    parent: str | None = None
+    dataset: str | None = None
+    environment: str | None = None
+    code: str | None = None
+    wandb_url: str | None = None
+    tags: dict[str, Any] = {}
+    description: str | None = None
+    status: str = "running"
+
+
+class RunResumed(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A run went on in another process, or after its end."""
+
+    kind: ClassVar[str] = "run.resumed"
+    command: str = ""
+    params: dict[str, Any] = {}
+    environment: str | None = None
+    code: str | None = None
+
+
+class RunChanged(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """Fields of a run got new values; a field that is not there was not touched."""
+
+    kind: ClassVar[str] = "run.changed"
+    name: str | None = None
+    description: str | None = None
+    status: str | None = None
+    group: str | None = None
+    project: str | None = None
+    dataset: str | None = None
+    wandb_url: str | None = None
+
+
+class ParametersAdded(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """Parameters were added or got new values; none is ever removed."""
+
+    kind: ClassVar[str] = "parameters.added"
+    params: dict[str, Any]
+
+
+class MetricsLogged(Event, frozen=True, omit_defaults=True):
+    """Points of one or more metrics. Without `step` the views count the points of each metric."""
+
+    kind: ClassVar[str] = "metrics.logged"
+    values: dict[str, Any]
+    step: int | None = None
+    time: float | None = None
+
+
+class MetricDescribed(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """What a metric means: `goal` is max or min, `summary` one of last, min, max, mean."""
+
+    kind: ClassVar[str] = "metric.described"
+    key: str
+    unit: str | None = None
+    goal: str | None = None
+    summary: str | None = None
+    step_metric: str | None = None
+
+
+class SummarySet(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """Values set by hand on `run.summary`; numbers among them are final metrics."""
+
+    kind: ClassVar[str] = "summary.set"
+    values: dict[str, Any]
+
+
+class ArtifactAdded(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A file was kept by its hash. `path` is its place in the run, `logged` the path as the caller wrote it."""
+
+    kind: ClassVar[str] = "artifact.added"
+    path: str
+    logged: str
+    type: str = "other"
+    size: int
+    sha256: str
+    reference: bool = False
+    metadata: dict[str, Any] = {}
+
+
+class ArtifactTrashed(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """An artifact was put in the trash; its bytes stay until they are collected."""
+
+    kind: ClassVar[str] = "artifact.trashed"
+    path: str
+
+
+class ArtifactRestored(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """An artifact was taken out of the trash."""
+
+    kind: ClassVar[str] = "artifact.restored"
+    path: str
+
+
+class MediaLogged(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A figure, image, table, text or histogram at a step; its bytes are the artifact `path`."""
+
+    kind: ClassVar[str] = "media.logged"
+    key: str
+    type: str
+    path: str
+    sha256: str
+    step: int | None = None
+
+
+class RunFinished(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A run ended: `status` is completed, failed or killed; `error` is the exception's text."""
+
+    kind: ClassVar[str] = "run.finished"
+    status: str
+    final_metrics: dict[str, Any] = {}
+    error: str | None = None
+
+
+# -- what a run ran on -------------------------------------------------------------------------------------------------
+
+
+class EnvironmentCaptured(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """The environment of the line's run: a blob with this SHA-256 holds it as JSON."""
+
+    kind: ClassVar[str] = "environment.captured"
+    environment: str
+
+
+class CodeCaptured(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """The code of the line's run: a blob with this SHA-256 holds commit, diff and untracked files as JSON."""
+
+    kind: ClassVar[str] = "code.captured"
+    code: str
+    git_hash: str | None = None
+    branch: str | None = None
+    remote: str | None = None
+    dirty: bool = False
+
+
+# -- what people do afterwards -----------------------------------------------------------------------------------------
+
+
+class NoteChanged(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """The note of a run got a new text; every version stays."""
+
+    kind: ClassVar[str] = "note.changed"
+    note: str
+
+
+class TagsChanged(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """Tags were set (a bare tag has the value null) or removed."""
+
+    kind: ClassVar[str] = "tags.changed"
+    set: dict[str, Any] = {}
+    removed: list[str] = []
+
+
+class RunFlagged(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A run was flagged PUBLISH, BEST or BAD RUN: the tag is set and the note begins with the word.
+
+    `note` is the whole note as it reads afterwards, so that the event means the same wherever it is read.
+    """
+
+    kind: ClassVar[str] = "run.flagged"
+    flag: str
+    note: str
+
+
+class RunRenamed(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A run got another name."""
+
+    kind: ClassVar[str] = "run.renamed"
+    name: str
+
+
+class RunTrashed(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A run was put in the trash."""
+
+    kind: ClassVar[str] = "run.trashed"
+
+
+class RunRestored(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A run was taken out of the trash."""
+
+    kind: ClassVar[str] = "run.restored"
+
+
+class RunProtected(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A run was protected: it cannot be trashed until that is taken back."""
+
+    kind: ClassVar[str] = "run.protected"
+
+
+class RunUnprotected(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A run's protection was taken back."""
+
+    kind: ClassVar[str] = "run.unprotected"
+
+
+class ProjectCreated(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A project was named. Its id comes from the normalised name, so that two writers mean the same one."""
+
+    kind: ClassVar[str] = "project.created"
+    project: str
+    name: str
+    description: str | None = None
+
+
+class ProjectChanged(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A project's label or description got a new text; its id stays."""
+
+    kind: ClassVar[str] = "project.changed"
+    project: str
+    name: str | None = None
+    description: str | None = None
+
+
+class ProjectTrashed(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A project was put in the trash, and with it its runs and datasets."""
+
+    kind: ClassVar[str] = "project.trashed"
+    project: str
+
+
+class ProjectRestored(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A project was taken out of the trash."""
+
+    kind: ClassVar[str] = "project.restored"
+    project: str
+
+
+KINDS: dict[str, type[Event]] = {
+    event.kind: event
+    for event in (
+        SegmentOpened, SegmentSealed, SegmentClosed, WritesDropped, HeartbeatSent,
+        RunStarted, RunResumed, RunChanged, ParametersAdded, MetricsLogged, MetricDescribed, SummarySet,
+        ArtifactAdded, ArtifactTrashed, ArtifactRestored, MediaLogged, RunFinished,
+        EnvironmentCaptured, CodeCaptured,
+        NoteChanged, TagsChanged, RunFlagged, RunRenamed, RunTrashed, RunRestored, RunProtected, RunUnprotected,
+        ProjectCreated, ProjectChanged, ProjectTrashed, ProjectRestored,
+    )
+}  # fmt: skip
+"""Every kind that has a payload of its own, by its tag."""
+
+RESERVED: dict[str, str] = {
+    "system_metrics.logged": "use of processor, memory, disk, network and accelerators",
+    "console_lines.logged": "lines of standard output and error",
+    "dataset_version.registered": "a dataset's content, by SHA-256, got a name",
+    "dataset_version.changed": "its description, tags or metadata got new values",
+    "dataset_version.trashed": "it was put in the trash",
+    "dataset_version.restored": "it was taken out of the trash",
+    "dataset.used": "a run read a dataset version in a role",
+    "evaluation.recorded": "predictions of a run were evaluated",
+    "latency.profiled": "the latency of a model was measured",
+    "model_version.registered": "an artifact became a version of a named model",
+    "model_stage.changed": "a model version moved to another stage",
+    "outcome.recorded": "what became of a decision",
+    "sweep.created": "a search over parameters was set up",
+    "trial.added": "a sweep got a point to try",
+    "trial.claimed": "a worker took a trial",
+    "trial.finished": "a trial ended",
+    "alert_rule.stored": "a condition to watch was set",
+    "alert.raised": "a watched condition came true",
+    "view.stored": "a saved view of the web pages",
+    "question.answered": "the assistant answered, with what it read",
+    "token.created": "an access token came to be (its hash only)",
+    "token.revoked": "an access token was taken back",
+    "segment.accepted": "a server took bytes of a segment",
+    "event.redacted": "an event or a blob whose data are to be removed",
+    "run.purged": "a run whose bytes are to be removed",
+}
+"""Kinds whose payload comes with a later version; the tags are taken."""
+
+
+def project_id(name: str) -> str:
+    """A project's id, made from its first name, so that two writers who name the same project mean the same one.
+
+    Case, accents' composition and white space do not count; a name with characters other than letters, digits, `.`, `_`
+    and `-` gets a few digits of its SHA-256 behind it. An id given as a name is its own id.
+    """
+    import unicodedata  # noqa: PLC0415  (not needed by the first log())
+
+    plain = "-".join(unicodedata.normalize("NFKC", name).casefold().split())
+    slug = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in plain).strip("-")
+    if slug == plain:
+        return slug
+    import hashlib  # noqa: PLC0415
+
+    return f"{slug or 'project'}-{hashlib.sha256(plain.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"

@@ -1,0 +1,106 @@
+"""The questions and actions for a person at a Python prompt: each opens the store, asks, and lets go.
+
+The same functions as `queries` and `actions`, with the store found as `start_run` finds it. For many questions in a row,
+`ailab.connect` keeps one catalogue.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import queries
+from .actions import Actions
+from .recorder import Run, active_run
+from .views import Table, history, open_lab
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+
+class RecordedRun(queries.RunDetail, kw_only=True):
+    """A run as it was recorded, with its points at hand."""
+
+    store: str
+
+    def history(self, keys: Sequence[str] | None = None) -> Table:
+        """Every logged point: columns key, step, time, value, exact."""
+        return history(self.run_id, keys=keys, dir=self.store)
+
+    def _repr_html_(self) -> str:
+        from html import escape  # noqa: PLC0415
+
+        rows = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in {**self.params, **self.final_metrics}.items())
+        return f"<b>{escape(self.name)}</b> · {escape(self.status)} · <code>{escape(self.run_id)}</code><table>{rows}</table>"
+
+
+def get_run(run_id: str, *, dir: str | os.PathLike[str] | None = None) -> RecordedRun:  # noqa: A002
+    """Everything about one run: its id, `latest`, or a start or end of an id that no other run shares.
+
+    Raises:
+        NotFoundError: there is no such run; names the nearest ids.
+    """
+    lab = open_lab(dir)
+    try:
+        detail = queries.get_run(lab, queries.resolve_run(lab, run_id))
+        return RecordedRun(**{f: getattr(detail, f) for f in queries.RunDetail.__struct_fields__}, store=lab.store.path)
+    finally:
+        lab.close()
+
+
+def list_runs(*, dir: str | os.PathLike[str] | None = None, **filters: Any) -> list[queries.RunSummaryView]:  # noqa: A002
+    """Runs that the filters keep, newest first; the filters are those of `GET /runs`.
+
+    Raises:
+        FilterError: a filter that is not there or does not parse.
+    """
+    pairs = [(name, str(value)) for name, value in filters.items() if value is not None]
+    return list(_ask(dir, lambda lab: queries.list_runs(lab, queries.RunFilter.parse(pairs)).rows))
+
+
+def leaderboard(metric_name: str, *, dir: str | os.PathLike[str] | None = None, **options: Any) -> list[queries.LeaderboardRow]:  # noqa: A002
+    """The best runs by a metric; see `queries.leaderboard`."""
+    return list(_ask(dir, lambda lab: queries.leaderboard(lab, metric_name, **options)))
+
+
+def compare_runs(run_ids: Sequence[str], *, dir: str | os.PathLike[str] | None = None) -> queries.RunComparison:  # noqa: A002
+    """Runs side by side.
+
+    Raises:
+        NotFoundError: one of them is not there.
+    """
+    found: queries.RunComparison = _ask(dir, lambda lab: queries.compare_runs(lab, [queries.resolve_run(lab, r) for r in run_ids]))
+    return found
+
+
+def note(text: str, run_id: str | None = None, *, dir: str | os.PathLike[str] | None = None) -> None:  # noqa: A002
+    """Set the note of the current run, or of the recorded run `run_id`."""
+    current: Run | None = active_run()
+    if run_id is None and current is not None:
+        current.note(text)
+        return
+    _act(dir, run_id, lambda actions, found: actions.note(found, text))
+
+
+def flag(word: str, run_id: str | None = None, *, dir: str | os.PathLike[str] | None = None) -> None:  # noqa: A002
+    """Flag a recorded run, by default the latest, PUBLISH, BEST or BAD RUN: the tag is set, the note begins with the word."""
+    _act(dir, run_id, lambda actions, found: actions.flag(found, word))
+
+
+def _ask(folder: Any, question: Any) -> Any:
+    lab = open_lab(folder)
+    try:
+        return question(lab)
+    finally:
+        lab.close()
+
+
+def _act(folder: Any, run_id: str | None, act: Any) -> None:
+    from . import capture  # noqa: PLC0415
+
+    lab = open_lab(folder)
+    try:
+        with Actions(lab, via="sdk", by=capture.user_name()) as actions:
+            act(actions, queries.resolve_run(lab, run_id or "latest"))
+    finally:
+        lab.close()

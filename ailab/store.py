@@ -1,0 +1,171 @@
+"""Where things lie: the only module that knows file names.
+
+    STORE/ailab-store.json     the marker: the format's version, the same bytes in every store
+    STORE/README.md            what this folder is, for whoever finds it
+    STORE/.gitignore           `*`: a store is data, not source
+    STORE/segments/NAME.jsonl  one file per writer; NAME tells time, host, process, randomness and the run, if any
+    STORE/blobs/ab/abcd…       files by SHA-256
+    STORE/claims/NAME          leases made by exclusive creation
+
+A folder that is not empty and has no marker is never adopted. The marker is the first file that a new store gets and is
+made by exclusive creation; its bytes are always the same, so whoever finds it cut short may write it again. Nothing in a
+store is bound to its path: a copy of the folder is a store.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from .errors import ForeignFolderError, StoreError
+
+MARKER = "ailab-store.json"
+MARKER_BYTES = b'{"format":1}\n'
+DEFAULT_NAME = "events"
+SEGMENT_SUFFIX = ".jsonl"
+
+_README = """\
+# An ailab store
+
+Every file under `segments/` is a list of events, one JSON object per line, appended by one process and never changed by
+another. `blobs/` holds files by their SHA-256. Everything that ailab shows is computed from these two; to move, merge or
+back up the store, copy the folder. `ailab doctor` says how it is, `ailab runs` what is in it.
+"""
+
+
+class Store:
+    """A store's folder and the names in it. Making one touches no file; `open_store` checks or creates."""
+
+    __slots__ = ("blobs", "claims", "path", "segments")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.segments = os.path.join(path, "segments")
+        self.blobs = os.path.join(path, "blobs")
+        self.claims = os.path.join(path, "claims")
+
+    def __repr__(self) -> str:
+        return f"Store({self.path!r})"
+
+    def segment_path(self, name: str) -> str:
+        """Path of the segment called `name`."""
+        return os.path.join(self.segments, name + SEGMENT_SUFFIX)
+
+    def segment_names(self) -> list[str]:
+        """Names of all segments, oldest first; [] when none was ever written."""
+        cut = -len(SEGMENT_SUFFIX)
+        try:
+            with os.scandir(self.segments) as entries:
+                return sorted(e.name[:cut] for e in entries if e.name.endswith(SEGMENT_SUFFIX))
+        except FileNotFoundError:
+            return []
+
+    def segments_of_run(self, run: str) -> list[str]:
+        """Names of the segments that were written for `run`, oldest first; reads the folder only, no file."""
+        return [name for name in self.segment_names() if run_of_segment(name) == run]
+
+    def blob_path(self, sha256: str) -> str:
+        """Path of the blob with this digest (64 hexadecimal digits)."""
+        return os.path.join(self.blobs, sha256[:2], sha256)
+
+
+def segment_name(*, host: str, pid: int, run: str | None, now: float | None = None) -> str:
+    """Make a name that no other segment has: `TIME_HOST_PID_RANDOM[_RUN]`, sortable by time (UTC, microseconds)."""
+    moment = time.time() if now is None else now
+    whole = int(moment)
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(whole)) + f"{int((moment - whole) * 1e6):06d}Z"
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in host)[:32] or "host"
+    return f"{stamp}_{safe}_{pid}_{os.urandom(4).hex()}" + (f"_{run}" if run else "")
+
+
+def run_of_segment(name: str) -> str | None:
+    """The run that a segment's name tells, or None for a writer without a run."""
+    parts = name.split("_", 4)
+    return parts[4] if len(parts) == 5 else None  # noqa: PLR2004  (TIME_HOST_PID_RANDOM_RUN)
+
+
+def is_store(path: str) -> bool:
+    """Whether the folder carries our marker."""
+    return os.path.isfile(os.path.join(path, MARKER))
+
+
+def find_store(start: str | None = None) -> str:
+    """The nearest marked `events/` in `start` (default: the working folder) or above it, else `start/events`."""
+    folder = here = os.path.abspath(start or os.getcwd())
+    while True:
+        candidate = os.path.join(folder, DEFAULT_NAME)
+        if is_store(candidate):
+            return candidate
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            return os.path.join(here, DEFAULT_NAME)
+        folder = parent
+
+
+def open_store(path: str, *, create: bool) -> Store:
+    """Check that `path` is a store, or make it one.
+
+    Raises:
+        ForeignFolderError: the folder is not empty and has no marker, or is a file.
+        StoreError: it is not there and `create` is false, it cannot be made, or a newer format is in it.
+    """
+    store = Store(os.path.abspath(os.path.expanduser(path)))
+    marker = os.path.join(store.path, MARKER)
+    try:
+        if not os.path.lexists(marker):
+            _check_adoptable(store.path, create=create)
+            _make(store, marker)
+        else:
+            _check_marker(marker)
+    except (ForeignFolderError, StoreError):
+        raise
+    except OSError as problem:
+        code = errno.errorcode.get(problem.errno or 0, "OSError")
+        raise StoreError(
+            f"the store cannot be opened ({code})", path=store.path, hint="check that the folder can be written"
+        ) from problem
+    return store
+
+
+def _check_adoptable(path: str, *, create: bool) -> None:
+    hint = f"name another folder with AILAB_DIR or dir=, or move what is in it; a store has a file {MARKER}"
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise ForeignFolderError("a file stands where the store should be", path=path, hint=hint)
+    if os.path.isdir(path) and any(True for _ in os.scandir(path)) and not os.path.lexists(os.path.join(path, MARKER)):
+        raise ForeignFolderError("this folder is not empty and is no ailab store", path=path, hint=hint)
+    if not create:
+        raise StoreError("no store here", path=path, hint="log a run first, or name the store with AILAB_DIR or --dir")
+
+
+def _make(store: Store, marker: str) -> None:
+    os.makedirs(store.path, exist_ok=True)
+    _put_if_absent(marker, MARKER_BYTES)
+    _put_if_absent(os.path.join(store.path, "README.md"), _README.encode())
+    _put_if_absent(os.path.join(store.path, ".gitignore"), b"*\n")
+    os.makedirs(store.segments, exist_ok=True)
+
+
+def _put_if_absent(path: str, content: bytes) -> None:
+    try:
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return
+    try:
+        os.write(fd, content)
+    finally:
+        os.close(fd)
+
+
+def _check_marker(marker: str) -> None:
+    with open(marker, "rb") as file:
+        content = file.read(4096)
+    if content == MARKER_BYTES:
+        return
+    if MARKER_BYTES.startswith(content):  # its maker was killed between creation and write: the bytes are known
+        with open(marker, "wb") as file:
+            file.write(MARKER_BYTES)
+        return
+    raise StoreError(
+        f"a marker of another format, {content[:80]!r}", path=marker, hint="this store needs a newer version of ailab"
+    )

@@ -1,0 +1,148 @@
+"""All of DuckDB: the only folder that imports it.
+
+`open_lab` gives the catalogue that queries read; `connect` gives people a connection whose tables and views are brought up
+to date before each statement; `history` gives the points of a run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import settings
+from ..errors import MissingExtraError
+from ..store import find_store, open_store
+from .build import Lab
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+__all__ = ["Connection", "Lab", "Table", "connect", "history", "open_lab", "search_runs"]
+
+
+def open_lab(dir: str | os.PathLike[str] | None = None) -> Lab:  # noqa: A002
+    """The catalogue of a store, up to date.
+
+    Args:
+        dir: the store; by default as for `start_run`.
+
+    Raises:
+        StoreError: there is no store.
+    """
+    setting = settings.load(dir=None if dir is None else str(dir))
+    lab = Lab(open_store(setting.dir or find_store(), create=False))
+    lab.refresh()
+    return lab
+
+
+class Connection:
+    """A DuckDB connection with the views of a store; every statement first takes in what is new.
+
+    `execute` and `sql` are DuckDB's, and so is every other attribute. Tables you make are yours and live in memory.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def execute(self, query: str, parameters: Any = None) -> Any:
+        """Run one statement; fetch with `fetchall`, `fetchone`, `df` …"""
+        self.lab.refresh()
+        return self.lab.con.execute(query) if parameters is None else self.lab.con.execute(query, parameters)
+
+    def sql(self, query: str, **options: Any) -> Any:
+        """A relation: show it, or turn it with `df`, `pl`, `to_arrow_table`, `fetchall`."""
+        self.lab.refresh()
+        return self.lab.con.sql(query, **options)
+
+    def close(self) -> None:
+        """Let go of the catalogue."""
+        self.lab.close()
+
+    def __enter__(self) -> Connection:  # noqa: PYI034
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.lab.con, name)
+
+
+def connect(dir: str | os.PathLike[str] | None = None) -> Connection:  # noqa: A002
+    """Open a store for SQL, in this process alone.
+
+    Raises:
+        StoreError: there is no store.
+    """
+    return Connection(open_lab(dir))
+
+
+class Table:
+    """Rows as Arrow: `df()` for pandas, `pl()` for polars, `arrow` for itself, `rows()` for dictionaries."""
+
+    def __init__(self, arrow: Any) -> None:
+        self.arrow = arrow
+
+    def df(self) -> Any:
+        """A pandas data frame."""
+        return self.arrow.to_pandas()
+
+    def pl(self) -> Any:
+        """A polars data frame."""
+        try:
+            import polars  # noqa: PLC0415
+        except ImportError:
+            raise MissingExtraError("a polars data frame", extra="eval") from None
+        return polars.from_arrow(self.arrow)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A list of dictionaries."""
+        return list(self.arrow.to_pylist())
+
+    def __len__(self) -> int:
+        return int(self.arrow.num_rows)
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """Hand the rows to any library that speaks Arrow."""
+        return self.arrow.__arrow_c_stream__(requested_schema)
+
+    def __repr__(self) -> str:
+        return repr(self.arrow)
+
+
+def history(run_id: str, *, keys: Iterable[str] | None = None, dir: str | os.PathLike[str] | None = None) -> Table:  # noqa: A002
+    """Every logged point of a run, with columns key, step, time, value and exact, by metric in the order of logging.
+
+    Args:
+        run_id: the run.
+        keys: metrics to give; by default all.
+        dir: the store; by default as for `start_run`.
+    """
+    with connect(dir) as con:
+        wanted = None if keys is None else list(keys)
+        relation = con.sql(
+            'SELECT key, step, "time", value, exact FROM metrics WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key)) '
+            "ORDER BY key, seq",
+            params={"run": run_id, "keys": wanted},
+        )
+        return Table(relation.to_arrow_table())
+
+
+def search_runs(
+    where: str | None = None,
+    order_by: str | None = None,
+    *,
+    limit: int = 1000,
+    dir: str | os.PathLike[str] | None = None,  # noqa: A002
+) -> Table:
+    """Rows of `wide` that a SQL condition keeps: `search_runs("accuracy > 0.9 AND model_name = 'svm'", "accuracy DESC")`.
+
+    Args:
+        where: a SQL condition on the columns of `wide`.
+        order_by: SQL order; by default newest first.
+        limit: how many rows at most.
+        dir: the store; by default as for `start_run`.
+    """
+    with connect(dir) as con:
+        text = f"SELECT * FROM wide WHERE {where or 'true'} ORDER BY {order_by or 'started_at DESC'} LIMIT {int(limit)}"  # noqa: S608
+        return Table(con.sql(text).to_arrow_table())

@@ -1,0 +1,1 @@
+"""The HTTP server: the only folder that imports Litestar."""

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-from .errors import AilabError  # noqa: E402  (journal asks for the version)
-from .recorder import (  # noqa: E402
-    Run,
+from .errors import AilabError
+from .recorder import (
     active_run,
     configure,
     define_metric,
@@ -37,6 +36,7 @@ from .recorder import (  # noqa: E402
     set_tags,
     start_run,
 )
+from .runs import Run
 
 if TYPE_CHECKING:
     from .reading import compare_runs, get_run, leaderboard, list_runs, note, flag  # noqa: I001
@@ -64,7 +64,7 @@ __all__ = [  # noqa: RUF022  (sorted without regard to case)
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
-        from importlib import import_module  # noqa: PLC0415
+        from importlib import import_module
 
         found = getattr(import_module(f".{_LATER[name]}", __name__), name)
         globals()[name] = found

@@ -26,7 +26,13 @@ _KINDS_BY_ENDING = {
     "data": ("csv", "tsv", "parquet", "feather", "arrow", "json", "jsonl", "ndjson", "npy", "npz", "txt"),
     "log": ("log", "out", "err"),
 }
-_KINDS_BY_WORD = (("checkpoint", "checkpoint"), ("ckpt", "checkpoint"), ("metrics", "metrics"), ("predictions", "predictions"), ("eval", "evaluation"))
+_KINDS_BY_WORD = (
+    ("checkpoint", "checkpoint"),
+    ("ckpt", "checkpoint"),
+    ("metrics", "metrics"),
+    ("predictions", "predictions"),
+    ("eval", "evaluation"),
+)
 
 
 def place_in_run(path: str) -> str:
@@ -96,7 +102,7 @@ def figure_bytes(figure: Any, path: str) -> bytes:
     Raises:
         RejectedError: it is no figure.
     """
-    import io  # noqa: PLC0415
+    import io
 
     ending = os.path.splitext(path)[1].lstrip(".").lower() or "png"
     figure = getattr(figure, "figure", figure)
@@ -116,7 +122,7 @@ def image_bytes(image: Any, path: str) -> bytes:
         RejectedError: it is none of these.
         MissingExtraError: an array needs PIL, which is not installed.
     """
-    import io  # noqa: PLC0415
+    import io
 
     if isinstance(image, bytes):
         return image
@@ -126,7 +132,9 @@ def image_bytes(image: Any, path: str) -> bytes:
     if hasattr(image, "shape") and hasattr(image, "dtype"):
         image = _from_array(image, path)
     if not hasattr(image, "save"):
-        raise RejectedError(f"{type(image).__name__} is no image", key=path, hint="allowed: PIL image, array, bytes, a file's path")
+        raise RejectedError(
+            f"{type(image).__name__} is no image", key=path, hint="allowed: PIL image, array, bytes, a file's path"
+        )
     buffer = io.BytesIO()
     ending = os.path.splitext(path)[1].lstrip(".").lower() or "png"
     image.save(buffer, format={"jpg": "jpeg"}.get(ending, ending))
@@ -135,8 +143,8 @@ def image_bytes(image: Any, path: str) -> bytes:
 
 def _from_array(array: Any, path: str) -> Any:
     try:
-        import numpy as np  # noqa: PLC0415
-        from PIL import Image  # noqa: PLC0415
+        import numpy as np
+        from PIL import Image
     except ImportError:
         raise MissingExtraError("log_image of an array", extra="eval") from None
     plain = np.asarray(array)
@@ -157,9 +165,9 @@ def table_bytes(table: Any, path: str) -> bytes:
     Raises:
         RejectedError: it is no table, or its columns have different lengths.
     """
-    import csv  # noqa: PLC0415
-    import io  # noqa: PLC0415
-    import json  # noqa: PLC0415
+    import csv
+    import io
+    import json
 
     columns, rows = _columns_and_rows(table, path)
     if path.endswith(".json"):
@@ -187,4 +195,8 @@ def _columns_and_rows(table: Any, path: str) -> tuple[list[str], list[list[Any]]
         return names, [[row.get(name) for name in names] for row in rows]
     if rows and all(isinstance(row, list | tuple) for row in rows):
         return [str(name) for name in rows[0]], [list(row) for row in rows[1:]]
-    raise RejectedError(f"table {path!r}: {type(table).__name__} is no table", key=path, hint="allowed: {column: values}, rows as dictionaries, a data frame")
+    raise RejectedError(
+        f"table {path!r}: {type(table).__name__} is no table",
+        key=path,
+        hint="allowed: {column: values}, rows as dictionaries, a data frame",
+    )

@@ -28,7 +28,7 @@ def is_digest(text: str) -> bool:
 
 def put_bytes(store: Store, content: bytes) -> str:
     """Keep `content`; return its SHA-256. Writes nothing when it is there already."""
-    import hashlib  # noqa: PLC0415  (not needed by the first log())
+    import hashlib  # not needed by the first log()
 
     digest = hashlib.sha256(content).hexdigest()
     if not os.path.exists(store.blob_path(digest)):
@@ -42,7 +42,7 @@ def put_bytes(store: Store, content: bytes) -> str:
 
 def put_file(store: Store, path: str) -> tuple[str, int]:
     """Keep a copy of the file at `path` in constant memory; return (SHA-256, size in bytes)."""
-    import hashlib  # noqa: PLC0415
+    import hashlib
 
     digest, size = hashlib.sha256(), 0
     with open(path, "rb") as source:
@@ -64,7 +64,7 @@ def put_file(store: Store, path: str) -> tuple[str, int]:
 
 def hash_file(path: str) -> tuple[str, int]:
     """(SHA-256, size in bytes) of a file, nothing kept."""
-    import hashlib  # noqa: PLC0415
+    import hashlib
 
     digest, size = hashlib.sha256(), 0
     with open(path, "rb") as source:
@@ -95,7 +95,7 @@ def read_blob(store: Store, sha256: str) -> bytes:
         NotFoundError: there is no such blob.
         DamageError: its bytes do not have that digest.
     """
-    import hashlib  # noqa: PLC0415
+    import hashlib
 
     with open_blob(store, sha256) as file:
         content = file.read()

@@ -192,40 +192,42 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 
 # -- redaction: names --------------------------------------------------------------------------------------------------
 
-# A name is judged by its last words ("db.master_password" by "password", "max_tokens" by "tokens").
-_TRIGGERS = ("pass", "pwd", "secret", "token", "key", "cred", "auth", "cookie", "jwt", "bearer", "webhook", "_pat", "-pat")
-_ALONE = frozenset(
-    "password passwords passwd passphrase passphrases passcode pass secret secrets token authorization cookie jwt bearer"
-    " credential credentials creds webhook pwd".split()
-)
-_JOINED_ENDINGS = ("password", "passwords", "passwd", "passphrase", "secret", "apikey", "apikeys", "authorization")
-_JOINED = frozenset(
-    "accesskey secretkey privatekey authkey signingkey encryptionkey masterkey accountkey accesskeyid accesstoken apitoken"
-    " authtoken bearertoken bottoken csrftoken hftoken hubtoken idtoken refreshtoken sessiontoken userpass dbpass sshpass".split()
-)
-_KEY_OWNERS = frozenset(
-    "api access secret private encryption decryption signing auth account master ssh deploy storage session shared service"
-    " subscription admin app application consumer license licence write functions root openai anthropic azure aws gcp google"
-    " gemini cohere groq mistral replicate huggingface hf wandb comet neptune stripe github gitlab slack datadog sentry".split()
-)
-_PASS_OWNERS = frozenset(
-    "db database user usr admin root mail email smtp imap ftp sftp ssh redis mysql postgres pg mongo rabbit proxy http basic"
-    " auth login my git service".split()
-)
-_TOKEN_OWNERS = frozenset("auth access api refresh bearer secret session hub hf huggingface github gitlab bot user".split())
-_AUTH_OWNERS = frozenset("basic http proxy registry docker npm git".split())
-_PAT_OWNERS = frozenset("github gh gitlab azure devops ext".split())
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+# A name is judged by its last words: "db.master_password" by "password", "max_tokens" by "tokens".
+_TRIGGERS = (*"pass pwd secret token key cred auth cookie jwt bearer webhook _pat -pat".split(" "),)
+_ALONE = _set("""password passwords passwd passphrase passphrases passcode pwd secret secrets authorization cookie jwt
+    bearer credential credentials creds webhook""")
+_ENDINGS = (*"password passwords passwd passphrase secret apikey apikeys authorization".split(" "),)
+_JOINED = _set("""accesskey secretkey privatekey authkey signingkey encryptionkey masterkey accountkey accesskeyid
+    accesstoken apitoken authtoken bearertoken bottoken csrftoken hftoken hubtoken idtoken refreshtoken sessiontoken
+    userpass dbpass sshpass""")
+# What must stand before the last word.
+_OWNERS: dict[str, frozenset[str]] = {
+    "key": _set("""api access secret private encryption decryption signing auth account master ssh deploy storage session
+        shared service subscription admin app application consumer license licence write functions root openai anthropic
+        azure aws gcp google gemini cohere groq mistral replicate huggingface hf wandb comet neptune stripe github gitlab
+        slack datadog sentry"""),
+    "keys": _set("api access secret private encryption signing auth"),
+    "pass": _set("""db database user usr admin root mail email smtp imap ftp sftp ssh redis mysql postgres pg mongo rabbit
+        proxy http basic auth login my git service"""),
+    "tokens": _set("auth access api refresh bearer secret session hub hf huggingface github gitlab bot user"),
+    "auth": _set("basic http proxy registry docker npm git"),
+    "pat": _set("github gh gitlab azure devops ext"),
+    "url": _set("webhook"),
+}
 # What stands before "token" in language models and in paging: a piece of text or a place in a list, not a secret.
-_PLAIN_TOKENS = frozenset(
-    "max min num n per pad padding eos bos unk mask sep cls special next prev previous last first start end stop begin image"
-    " img audio video vision class current cur new old single input output prompt text word sub decoder encoder space speaker"
-    " register lookahead extra added delimiter separator placeholder answer think target source generated sampled draft head"
-    " tail blank newline boundary global query latent distillation dist split control language lang task suffix prefix middle"
-    " fim tool continuation page total count expected gold each all".split()
-)
-_NOT_FIRST = frozenset("no not num n max min is has show hide skip without count len total".split())
+_PIECES = _set("""max min num n per pad padding eos bos unk mask sep cls special next prev previous last first start end
+    stop begin image img audio video vision class current cur new old single input output prompt text word sub decoder
+    encoder space speaker register lookahead extra added delimiter separator placeholder answer think target source
+    generated sampled draft head tail blank newline boundary global query latent distillation dist split control language
+    lang task suffix prefix middle fim tool continuation page total count expected gold each all""")
+_NOT_FIRST = _set("no not num n max min is has show hide skip without count len total")
 # Names that are secrets only as parameters of a URL.
-_QUERY_NAMES = frozenset("sig signature auth x-amz-signature x-amz-credential x-goog-signature x-goog-credential".split())
+_QUERY_NAMES = _set("sig signature auth x-amz-signature x-amz-credential x-goog-signature x-goog-credential")
 
 
 def is_secret_name(name: str) -> bool:
@@ -234,113 +236,158 @@ def is_secret_name(name: str) -> bool:
     >>> [is_secret_name(name) for name in ("HF_TOKEN", "--api-key", "clientSecret", "max_tokens", "tokenizer", "key")]
     [True, True, True, False, False, False]
     """
-    lowered = name[-128:].lower()
-    return any(trigger in lowered for trigger in _TRIGGERS) and _is_secret_name(name[-128:])
+    return _is_secret_name(name[-128:])
 
 
 @lru_cache(maxsize=4096)
 def _is_secret_name(name: str) -> bool:
-    if name in ("PWD", "OLDPWD"):  # the working folder, not a password
+    lowered = name.lower()
+    if not any(trigger in lowered for trigger in _TRIGGERS) or name in ("PWD", "OLDPWD"):  # the working folder
         return False
     words = [word.lower() for word in _words().findall(name)]
     while words and (words[-1].isdigit() or words[-1] == "value"):
         words.pop()
-    if not words or (words[0] in _NOT_FIRST and len(words) > 1):
+    if not words or (len(words) > 1 and words[0] in _NOT_FIRST):
         return False
     last, before = words[-1], words[-2] if len(words) > 1 else ""
-    if last in _ALONE:
-        return _is_secret_word(last, before)
-    if last in _JOINED or last.endswith(_JOINED_ENDINGS):
-        return True
-    pairs = {
-        "key": _KEY_OWNERS, "keys": _KEY_OWNERS, "tokens": _TOKEN_OWNERS, "auth": _AUTH_OWNERS, "pat": _PAT_OWNERS,
-        "url": {"webhook"}, "id": {"accesskey"},
-    }  # fmt: skip
-    return before in pairs.get(last, ()) or words[-3:] == ["access", "key", "id"]
-
-
-def _is_secret_word(last: str, before: str) -> bool:
     if last == "token":
-        return before not in _PLAIN_TOKENS
-    if last == "pass":
-        return not before or before in _PASS_OWNERS
-    return True
+        return before not in _PIECES
+    if last in _ALONE or last in _JOINED or last.endswith(_ENDINGS):
+        return True
+    return before in _OWNERS.get(last, ()) or words == ["pass"] or words[-3:] == ["access", "key", "id"]
 
 
 @cache
 def _words() -> re.Pattern[str]:
-    return _compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-
-
-@cache
-def _compile(pattern: str) -> re.Pattern[str]:
     import re  # noqa: PLC0415
 
-    return re.compile(pattern)
+    return re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
 # -- redaction: texts --------------------------------------------------------------------------------------------------
 
-# Each scan below starts at a boundary that its own run of characters cannot contain, or consumes what it has read, or
-# is bounded; so the work grows with the length of the text and not with its square.
-_NAME = r"A-Za-z0-9_.$-"
-_TAILS = (
-    "password passwords passwd passphrase passphrases passcode pass pwd secret secrets token tokens key keys keyid key_id"
-    " key-id credential credentials creds auth authorization cookie jwt bearer webhook webhook_url pat value sig signature"
-).split()
-_ASSIGNMENT = (
-    rf"(?:(?<![\\{_NAME}])|(?<=\\[nrt])|(?<=\\)(?![nrt]))(?P<name>[{_NAME}]++)"
-    rf"(?i:(?<=[0-9])|{'|'.join(f'(?<={tail})' for tail in _TAILS)})"
-    r"(?P<close>\\{0,3}[\"'`]?[\])]{0,2})"
-    r"(?P<sep>[ \t]{0,32}(?:[:!?+]?={1,3}>?|:(?!:|//)|,)[ \t]{0,32}|[ \t]{1,32})"
-)
-_TYPES = "str|bytes|int|float|bool|object|Any|None|string|SecretStr|SecretBytes|Path|Optional|Union|Literal|Annotated|list|dict|tuple|Callable"
-_ANNOTATION = rf"(?:typing\.|t\.)?(?:{_TYPES})\b(?=[ \t]*(?:[\[|,)=\r\n#;]|\Z))(?:\[[^\]\n]{{0,80}}\]|[^=\n\"'(){{}},\[])*+(?:=(?!=)[ \t]*)?"
-_OPENER = r"(?:[(\[]{1,2}|\\(?=\r?\n))(?:[ \t]{0,32}\r?\n[+\- ]?)?[ \t]{0,64}"
-_BETWEEN = r"[ \t]{0,32},?(?:[ \t]{0,32}\r?\n[+\- ]?)?[ \t]{0,64}"
-_QUOTE = r"[rRbBuUfF]{0,2}(\\{0,3})(\"{3}|'{3}|[\"'`])"
-_EXPRESSION = (
-    r"[A-Za-z_]{2,}(?:\.[A-Za-z_]+)*+(?:\((?=[)\"'A-Za-z_{\[*]|\r?\n|\Z)|\[(?=[\"'A-Za-z_0-9:-]))"
-    r"(?=[^\n]{0,200}[)\]]|\r?\n|\Z)"
-)
-_REFERENCE = r"[A-Za-z_]+(?:\.[A-Za-z_]+)*+(?![\w.$+/@!%&*^~-])"
-_OWN_ATTRIBUTE = r"(?:self|cls|args|opts?|cfg|config|conf|settings|[hH]?params|flags|FLAGS|env|os)(?:\.[A-Za-z_]+)++(?![\w.$+/@!%&*^~-])"
-_PLACEHOLDER = (
-    r"(?:\$?\{{1,3}[^{}\n]*\}{1,3}[:_/. -]?)+|\$[A-Z_][A-Z0-9_]*|\$\([^()\n]*\)|%(?:\([^()\n]*\))?[sdr]|<[^<>\n]*>|\*+|\.{3}"
-)
+_NAME_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.$-"
+_TAILS = """passwords?|passwd|passphrases?|passcode|pass|pwd|secrets?|tokens?|keys?|key[_-]?id|credentials?|creds|auth
+    |authorization|cookie|jwt|bearer|webhook(?:_?url)?|pat|sig|signature"""
+_TYPES = """str|bytes|int|float|bool|object|Any|None|string|SecretStr|SecretBytes|Path|Optional|Union|Literal|Annotated
+    |list|dict|tuple|Callable"""
+_NOT_AFTER_NAME = r"(?![\w.$+/@!%&*^~-])"
 _CONSTANTS = frozenset(("", "none", "null", "nil", "true", "false", "undefined", "~", REDACTED))
-_BLOCK = r"[|>][+-]?[0-9]?[ \t]{0,32}\r?\n"
-_KEY_MARK = r"-----(?:BEGIN|END) [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
 
-# (what must be in the text, boundary and body characters, the rest of the shape after the literal)
+# Shapes of tokens: what they begin with, the characters that may not stand before, the rest.
+_ANY, _WORD, _DASHED = "A-Za-z0-9", "A-Za-z0-9_", "A-Za-z0-9_-"
 _SHAPES: tuple[tuple[str, str, str], ...] = (
-    ("hf_", "A-Za-z0-9", r"[A-Za-z0-9]{16,}"),
-    ("sk-", "A-Za-z0-9_-", r"(?:(?:ant|proj|svcacct|admin|or|lf)-[A-Za-z0-9_-]{8,}|[A-Za-z0-9]{20,}|(?=[A-Za-z_-]*+[0-9])[A-Za-z0-9_-]{20,})[A-Za-z0-9_-]*"),
-    ("sk_live_", "A-Za-z0-9", r"[A-Za-z0-9]{10,}"),
-    ("rk_live_", "A-Za-z0-9", r"[A-Za-z0-9]{10,}"),
-    *((f"gh{kind}_", "A-Za-z0-9", r"[A-Za-z0-9]{16,}") for kind in "pousr"),
-    ("github_pat_", "A-Za-z0-9_", r"[A-Za-z0-9_]{16,}"),
-    *((f"gl{kind}-", "A-Za-z0-9_-", r"[A-Za-z0-9_-]{16,}") for kind in ("pat", "dt", "rt", "cbt", "ptt")),
-    ("AKIA", "A-Za-z0-9", r"[A-Z0-9]{16}(?![A-Za-z0-9])"),
-    ("ASIA", "A-Za-z0-9", r"[A-Z0-9]{16}(?![A-Za-z0-9])"),
-    ("xox", "A-Za-z0-9-", r"[abeprs](?:\.[a-z]+)?-[A-Za-z0-9-]{8,}"),
-    ("xapp-", "A-Za-z0-9-", r"[A-Za-z0-9-]{8,}"),
-    ("hooks.slack.com/services/", "A-Za-z0-9", r"[A-Za-z0-9/_-]{8,}"),
-    ("eyJ", "A-Za-z0-9_-", r"[A-Za-z0-9_-]{4,}+\.[A-Za-z0-9_-]{4,}+(?:\.[A-Za-z0-9_-]*+)*"),
-    ("AIza", "A-Za-z0-9_-", r"[A-Za-z0-9_-]{30,}"),
-    ("ya29.", "A-Za-z0-9_-", r"[A-Za-z0-9_-]{20,}"),
-    ("npm_", "A-Za-z0-9", r"[A-Za-z0-9]{20,}"),
-    ("pypi-", "A-Za-z0-9_-", r"(?=[a-z_-]*+[A-Z0-9])[A-Za-z0-9_-]{16,}"),
-    ("dckr_pat_", "A-Za-z0-9_-", r"[A-Za-z0-9_-]{16,}"),
-    ("nvapi-", "A-Za-z0-9_-", r"[A-Za-z0-9_-]{20,}"),
-    ("gsk_", "A-Za-z0-9", r"[A-Za-z0-9]{20,}"),
-    ("r8_", "A-Za-z0-9", r"[A-Za-z0-9]{20,}"),
-    ("lsv2_", "A-Za-z0-9_", r"[A-Za-z0-9_]{20,}"),
-    ("wandb_v1_", "A-Za-z0-9_", r"[A-Za-z0-9_]{20,}"),
-    ("dapi", "A-Za-z0-9", r"[0-9a-f]{32}(?![A-Za-z0-9])"),
-    ("SG.", "A-Za-z0-9_-", r"[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}+"),
-    ("earer ", "A-Za-z0-9_-", r"(?=[A-Za-z._~+/=-]*+[0-9])[A-Za-z0-9._~+/=-]{12,}"),
+    ("hf_", _ANY, r"[A-Za-z0-9]{16,}"),
+    ("sk-", _DASHED, r"(?:ant|proj|svcacct|admin|or|lf)-[\w-]{8,}"),
+    ("sk-", _DASHED, r"(?:[A-Za-z0-9]{20,}|(?=[A-Za-z_-]*+[0-9])[\w-]{20,})[\w-]*"),
+    ("sk_live_", _ANY, r"[A-Za-z0-9]{10,}"),
+    ("rk_live_", _ANY, r"[A-Za-z0-9]{10,}"),
+    *((f"gh{kind}_", _ANY, r"[A-Za-z0-9]{16,}") for kind in "pousr"),
+    ("github_pat_", _WORD, r"\w{16,}"),
+    *((f"gl{kind}-", _DASHED, r"[\w-]{16,}") for kind in ("pat", "dt", "rt", "cbt", "ptt")),
+    ("AKIA", _ANY, r"[A-Z0-9]{16}(?![A-Za-z0-9])"),
+    ("ASIA", _ANY, r"[A-Z0-9]{16}(?![A-Za-z0-9])"),
+    ("xox", _DASHED, r"[abeprs](?:\.[a-z]+)?-[A-Za-z0-9-]{8,}"),
+    ("xapp-", _DASHED, r"[A-Za-z0-9-]{8,}"),
+    ("hooks.slack.com/services/", _ANY, r"[\w/-]{8,}"),
+    ("eyJ", _DASHED, r"[\w-]{4,}+\.[\w-]{4,}+(?:\.[\w-]*+)*+"),
+    ("AIza", _DASHED, r"[\w-]{30,}"),
+    ("ya29.", _DASHED, r"[\w-]{20,}"),
+    ("npm_", _ANY, r"[A-Za-z0-9]{20,}"),
+    ("pypi-", _DASHED, r"(?=[a-z_-]*+[A-Z0-9])[\w-]{16,}"),
+    ("dckr_pat_", _DASHED, r"[\w-]{16,}"),
+    ("nvapi-", _DASHED, r"[\w-]{20,}"),
+    ("gsk_", _ANY, r"[A-Za-z0-9]{20,}"),
+    ("r8_", _ANY, r"[A-Za-z0-9]{20,}"),
+    ("lsv2_", _WORD, r"\w{20,}"),
+    ("wandb_v1_", _WORD, r"\w{20,}"),
+    ("dapi", _ANY, r"[0-9a-f]{32}(?![A-Za-z0-9])"),
+    ("SG.", _DASHED, r"[\w-]{16,}+\.[\w-]{16,}+"),
+    ("earer ", _DASHED, r"(?=[A-Za-z._~+/=-]*+[0-9])[A-Za-z0-9._~+/=-]{12,}"),
 )
+_KEPT = ("hooks.slack.com/services/", "earer ")  # beginnings that are no part of the secret
+
+
+class _Rules(NamedTuple):
+    """The patterns of redaction, compiled on first use (10 ms).
+
+    Each of them starts where its own run of characters cannot go on, or consumes what it has read, or is bounded, so
+    that the work grows with the length of a text and not with its square.
+    """
+
+    assignment: re.Pattern[str]  # the end of a name, what closes it, what gives it a value; on text in lower case
+    annotation: re.Pattern[str]  # a type between name and value
+    block: re.Pattern[str]  # YAML: the value is in the indented lines that follow
+    opener: re.Pattern[str]  # a bracket or a continued line before quoted values
+    between: re.Pattern[str]  # what stands between two quoted values in brackets
+    quote: re.Pattern[str]
+    word: re.Pattern[str]
+    parameter: re.Pattern[str]  # a value in a URL
+    header: re.Pattern[str]
+    line: re.Pattern[str]  # up to a comment or the end
+    computed: re.Pattern[str]  # a call, a look-up, an attribute of what usually holds settings, a statement
+    reference: re.Pattern[str]  # in source code: a name, or a short number
+    placeholder: re.Pattern[str]
+    scheme: re.Pattern[str]
+    content: re.Pattern[str]  # of each line: sign of a diff and indentation, then the rest
+    userinfo: re.Pattern[str]
+    key_mark: re.Pattern[str]
+    key_lines: re.Pattern[str]
+
+
+@cache
+def _rules() -> _Rules:
+    import re  # noqa: PLC0415
+
+    tails, types = ("".join(names.split()) for names in (_TAILS, _TYPES))
+    return _Rules(
+        assignment=re.compile(
+            rf"((?:{tails})(?:_?value)?[_-]?[0-9]{{0,4}})(?![a-z0-9_.$-])(\\{{0,3}}[\"'`]?[\])]{{0,2}})"
+            r"([ \t]{0,32}(?:[:!?+]?={1,3}>?|:(?!:|//)|,)[ \t]{0,32}|[ \t]{1,32})"
+        ),
+        annotation=re.compile(
+            rf"(?:t\.|typing\.)?(?:{types})\b(?=[ \t]{{0,32}}(?:[\[|,)=\r\n#;]|\Z))"
+            r"(?:\[[^\]\n]{0,80}\]|[^=\n\"'(){},\[])*+(?P<given>=(?!=)[ \t]{0,32})?"
+        ),
+        block=re.compile(r"[|>][+-]?[0-9]?[ \t]{0,32}\r?\n"),
+        opener=re.compile(r"(?:[(\[]{1,2}|\\(?=\r?\n))(?:[ \t]{0,32}\r?\n[+\- ]?)?[ \t]{0,64}"),
+        between=re.compile(r"[ \t]{0,32},?(?:[ \t]{0,32}\r?\n[+\- ]?)?[ \t]{0,64}"),
+        quote=re.compile(r"[rRbBuUfF]{0,2}((\\{0,3})(\"{3}|'{3}|[\"'`]))"),
+        word=re.compile(r"[^\s\"'`]+"),
+        parameter=re.compile(r"[^\s\"'`&#<>]+"),
+        header=re.compile(r"[^\"'`\r\n]+"),
+        line=re.compile(r"(?:[^\r\n#]|(?<![ \t])#)*+"),
+        computed=re.compile(
+            r"\{|\$[{(]|[A-Za-z_]{2,64}(?:\.[A-Za-z_]{1,64}){0,8}(?:\((?=[)\"'A-Za-z_{\[*]|\r?\n|\Z)|\[(?=[\"'A-Za-z_0-9:-]))"
+            r"(?=[^\n]{0,200}[)\]]|\r?\n|\Z)"
+            r"|(?:self|cls|args|opts?|cfg|config|conf|settings|[hH]?params|flags|FLAGS|env|os)(?:\.[A-Za-z_]{1,64}){1,8}+"
+            + _NOT_AFTER_NAME
+            + r"|(?:return|raise|continue|break|yield|await|not|lambda|pass)(?!\S)"
+        ),
+        reference=re.compile(rf"(?:[A-Za-z_]{{1,64}}(?:\.[A-Za-z_]{{1,64}}){{0,8}}+|[0-9]{{1,5}}){_NOT_AFTER_NAME}"),
+        placeholder=re.compile(
+            r"(?:\$?\{{1,3}[^{}\n]*\}{1,3}[:_/. -]?)+|\$[A-Z_][A-Z0-9_]*|\$\([^()\n]*\)|%(?:\([^()\n]*\))?[sdr]|<[^<>\n]*>|\*+"
+        ),
+        scheme=re.compile(r"[A-Za-z][A-Za-z0-9-]{2,30}[ \t]+"),
+        content=re.compile(r"(?m)^([+\- ]?[ \t]*)([^\s][^\r\n]*)"),
+        userinfo=re.compile(r":(?:\\?/){2}([^\s/?#\"'`<>\\]*)@"),
+        key_mark=re.compile(r"-----(BEGIN|END) [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"),
+        key_lines=re.compile(r"(?:\\[nr])*+(?:[A-Za-z0-9+/=]{16,}+)?(?:\r?\n[+\- ]?[ \t]{0,64}[A-Za-z0-9+/=]{16,}+)*+"),
+    )
+
+
+@cache
+def _shapes() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    # The boundary stands behind the beginning, so that the search for the beginning runs at full speed. A shape may
+    # follow a \n that is written out (JSON, source text) or a percent-encoded character.
+    import re  # noqa: PLC0415
+
+    def shape(literal: str, boundary: str, rest: str) -> re.Pattern[str]:
+        begin = re.escape(literal)
+        free = rf"(?<![{boundary}]{begin})|(?<=\\[nrt]{begin})|(?<=%[0-9A-Fa-f][0-9A-Fa-f]{begin})"
+        return re.compile(rf"{begin}(?:{free})(?a:{rest})")
+
+    return tuple((literal, shape(literal, boundary, rest)) for literal, boundary, rest in _SHAPES)
 
 
 def redact(text: str) -> str:
@@ -358,37 +405,36 @@ def redact_argv(argv: Sequence[str]) -> list[str]:
     done: list[str] = []
     waiting = ""  # the secret option whose value comes next
     for argument in map(_valid, argv):
-        option, equals, value = argument.partition("=")
         is_option = argument.startswith("--") or (argument.startswith("-") and len(argument) == 2)  # noqa: PLR2004
         if waiting and not is_option:
             done.append(argument if _is_plain(argument) else REDACTED)
-            waiting = waiting if waiting.endswith("s") and not waiting.endswith("pass") else ""
+            waiting = waiting if waiting.endswith(("keys", "tokens", "words", "secrets")) else ""
             continue
-        waiting = ""
-        if equals and not any(character.isspace() for character in option) and is_secret_name(option):
-            done.append(argument if _is_plain(value) else f"{option}={REDACTED}")
-            continue
-        if argument.startswith("-") and not equals and is_secret_name(argument):
-            waiting = argument.lower()
-        done.append(_redact(argument, secrets=secrets, code=False))
+        name, equals, value = argument.partition("=")
+        waiting = argument.lower() if argument.startswith("-") and not equals and is_secret_name(argument) else ""
+        if equals and name.split() == [name] and is_secret_name(name):
+            done.append(argument if _is_plain(value) else f"{name}={REDACTED}")
+        else:
+            done.append(_redact(argument, secrets=secrets, code=False))
     return done
 
 
 def _redact(text: str, *, secrets: list[str], code: bool) -> str:
-    """Redact a text; in `code` (a programming language) a value without quotes that reads as a name is a reference."""
-    for secret in secrets:  # a value that is itself a word of the rules ("password") must not hide names from them
-        if not is_secret_name(secret):
+    """Redact a text; in source `code` a value without quotes that reads as a name is a reference and stays."""
+    for secret in secrets:
+        if not is_secret_name(secret):  # a value that is itself such a name ("password") would hide it from the rules
             text = text.replace(secret, REDACTED)
     if "-----BEGIN " in text:
         text = _redact_private_keys(text)
     if "@" in text:
-        text = _compile(r":(?:\\?/){2}([^\s/?#\"'`<>\\]*)@").sub(_redact_userinfo, text)
+        text = _rules().userinfo.sub(_redact_userinfo, text)
     lowered = text.lower()
-    if any(trigger in lowered for trigger in (*_TRIGGERS, "sig", "credential")):
+    if any(trigger in lowered for trigger in (*_TRIGGERS, "sig")):
         text = _redact_assignments(text, code=code)
-    for literal, boundary, rest in _SHAPES:
-        if literal in text:
-            text = _shape(literal, boundary, rest).sub(_redact_shape, text)
+    if any(literal in text for literal, _, _ in _SHAPES):
+        for literal, pattern in _shapes():
+            if literal in text:
+                text = pattern.sub(_redact_shape, text)
     for secret in secrets:
         text = text.replace(secret, REDACTED)
     return text
@@ -399,24 +445,13 @@ def _environment_secrets() -> list[str]:
     found: set[str] = set()
     for name in list(os.environ):
         if is_secret_name(name):
-            lines = os.environ.get(name, "").splitlines()
-            found.update(line.strip() for line in lines if len(line.strip()) >= 8)  # noqa: PLR2004
-    return sorted((value for value in found if value not in REDACTED), key=lambda value: (-len(value), value))
-
-
-@cache
-def _shape(literal: str, boundary: str, rest: str) -> re.Pattern[str]:
-    # The look-behind stands after the literal, so that the search for the literal runs at full speed. A shape may follow
-    # a \n written out (JSON, source text) or a percent-encoded character, whose last letter is no part of it.
-    import re  # noqa: PLC0415
-
-    start = re.escape(literal)
-    return _compile(rf"{start}(?:(?<![{boundary}]{start})|(?<=\\[nrt]{start})|(?<=%[0-9A-Fa-f]{{2}}{start})){rest}")
+            lines = map(str.strip, os.environ.get(name, "").splitlines())
+            found.update(line for line in lines if len(line) >= 8 and line not in REDACTED)  # noqa: PLR2004
+    return sorted(found, key=lambda value: (-len(value), value))
 
 
 def _redact_shape(match: re.Match[str]) -> str:
-    keep = {"hooks.slack.com/services/", "earer "}
-    return next((literal + REDACTED for literal in keep if match[0].startswith(literal)), REDACTED)
+    return next((kept + REDACTED for kept in _KEPT if match[0].startswith(kept)), REDACTED)
 
 
 def _redact_userinfo(match: re.Match[str]) -> str:
@@ -424,189 +459,180 @@ def _redact_userinfo(match: re.Match[str]) -> str:
     scheme = match.string[max(0, match.start() - 8) : match.start()].lower()
     # Without a password only web addresses carry a token here; ssh://git@… and abfss://container@… name no secret.
     secret = password if colon else user if scheme.endswith(("http", "https", "ftp", "ftps")) else ""
-    if _is_plain(secret):
-        return match[0]
-    return f"{match[0][: match.start(1) - match.start()]}{REDACTED}@"
+    return match[0] if _is_plain(secret) else match[0][: match.start(1) - match.start()] + REDACTED + "@"
 
 
 def _redact_private_keys(text: str) -> str:
-    """Redact what stands between BEGIN and END, line by line; without an END the lines that look like one follow."""
-    marks = list(_compile(_KEY_MARK).finditer(text))
-    pieces, done = [], 0
+    """Redact what stands between BEGIN and END, line by line; without an END, the lines of the alphabet of keys."""
+    rules = _rules()
+    marks = list(rules.key_mark.finditer(text))
+    pieces: list[str] = []
+    done = 0
     for number, mark in enumerate(marks):
-        if mark[0].startswith("-----END") or mark.start() < done:
+        if mark[1] == "END":
             continue
         following = marks[number + 1] if number + 1 < len(marks) else None
-        if following is not None and following[0].startswith("-----END"):
-            stop = following.start()
-        else:
-            body = _compile(r"(?:(?:[ \t]|\\[nr])*+[A-Za-z0-9+/=]{16,}+)?(?:\r?\n[+\- ]?[ \t]{0,64}[A-Za-z0-9+/=]{16,}+)*+")
-            found = body.match(text, mark.end())
-            stop = found.end() if found else mark.end()
-        pieces += [text[done : mark.end()], _redact_lines(text[mark.end() : stop])]
+        stop = following.start() if following and following[1] == "END" else 0
+        if not stop and (lines := rules.key_lines.match(text, mark.end())):
+            stop = lines.end()
+        first, newline, rest = text[mark.end() : stop].partition("\n")
+        pieces += text[done : mark.end()], REDACTED if first.strip() else first, newline
+        pieces.append(rules.content.sub(rf"\1{REDACTED}", rest))
         done = stop
     return "".join([*pieces, text[done:]])
 
 
-def _redact_lines(text: str) -> str:
-    """Replace the content of each line; the sign of a diff, the indentation and the line ends stay."""
-    first, newline, rest = text.partition("\n")
-    line = _compile(r"(?m)^([+\- ]?[ \t]*)[^\s][^\r\n]*")
-    return (REDACTED if first.strip() else first) + newline + line.sub(rf"\1{REDACTED}", rest)
+class _Found(NamedTuple):
+    """A secret name in a text: where it begins, what gives it a value, and where that value begins."""
 
-
-class _Assignment(NamedTuple):
-    """A secret name in a text and where its value begins."""
-
-    name: str
-    sep: str
-    close: str
     start: int
-    first_on_line: bool
+    sep: str
+    value: int
     in_query: bool
-    spaced: bool
+    authorization: bool  # the value has a scheme in front that is not secret: "Bearer …"
 
 
 def _redact_assignments(text: str, *, code: bool) -> str:
-    search = _compile(_ASSIGNMENT).search
+    search = _rules().assignment.search
+    lowered = text.replace("\u0130", "I").lower()  # the one letter that becomes longer
     pieces: list[str] = []
     done = position = 0
-    while match := search(text, position):
+    while match := search(lowered, position):
         position = match.end()
-        found = _assignment(text, match)
-        if found is None:
-            continue
-        for start, stop in _values(text, found, code=code):
-            pieces += [text[done:start], REDACTED]
-            done = stop
-            position = max(position, stop)
+        if found := _found(text, match):
+            for start, stop in _values(text, found, code=code):
+                pieces += text[done:start], REDACTED
+                done = stop
+            position = max(position, done)
     return "".join([*pieces, text[done:]])
 
 
-def _assignment(text: str, match: re.Match[str]) -> _Assignment | None:
-    """Read a match of `_ASSIGNMENT`; None where it gives nothing to a secret name."""
-    name, sep = match["name"], match["sep"].strip()
-    before = text[match.start() - 1 : match.start()]
+def _found(text: str, match: re.Match[str]) -> _Found | None:
+    """Read a match of the rule `assignment`; None where it gives nothing to a secret name."""
+    end = match.end(1)
+    run = text[max(0, end - 128) : end]
+    name = run[len(run.rstrip(_NAME_CHARACTERS)) :]
+    start = end - len(name)
+    before = text[start - 1 : start]
+    if before == "\\" and name[0] in "nrt":  # a \n that is written out
+        name, start = name[1:], start + 1
+    sep = match[3].strip()
     in_query = sep == "=" and before in ("?", "&", ";")
     if not (is_secret_name(name) or (in_query and name.lower() in _QUERY_NAMES)):
         return None
-    start = match.start()
-    line = text.rfind("\n", max(0, start - 200), start) + 1
-    first = (line > 0 or start <= 200) and not text[line:start].replace("export ", "").strip(" \t+-\"'\\")  # noqa: PLR2004
-    if sep == "," and not (match["close"] and (name.startswith("-") or name.isupper())):
+    if sep == "," and not (match[2] and (name.startswith("-") or name.isupper())):
         return None  # a list of words
     if not sep and not (name.startswith("--") or (name.startswith("-") and before not in ("", "\n"))):
         return None  # prose, or a removed line of a diff
-    spaced = bool(sep) and match["sep"] != sep and (sep == ":" or match["sep"][:1].isspace())
-    return _Assignment(name, sep, match["close"], match.end(), first, in_query, spaced)
+    return _Found(start, sep, match.end(), in_query, name[-13:].lower() == "authorization")
 
 
-def _values(text: str, found: _Assignment, *, code: bool) -> Iterator[tuple[int, int]]:
-    """Yield the parts of a text that are the value of a secret name."""
-    start = found.start
-    if found.sep == ":" and (annotation := _compile(_ANNOTATION).match(text, start)):
-        if not annotation[0].rstrip().endswith("="):
-            return
-        start = annotation.end()
-    if found.sep == ":" and (block := _compile(_BLOCK).match(text, start)):
-        yield from _block_lines(text, found, block.end())
-        return
-    opener = None if text.startswith(REDACTED, start) else _compile(_OPENER).match(text, start)
-    inner = opener.end() if opener else start
-    if _compile(_QUOTE).match(text, inner):
-        yield from _quoted_values(text, found, inner, several=opener is not None)
-    elif opener is None and found.sep != ",":
-        yield from _bare_value(text, found, start, code=code)
+def _values(text: str, found: _Found, *, code: bool) -> Iterable[tuple[int, int]]:
+    """Return the parts of a text that are the value of a secret name."""
+    rules, start = _rules(), found.value
+    if found.sep == ":":
+        annotation = rules.annotation.match(text, start)
+        if annotation:
+            if not annotation["given"]:
+                return ()
+            start = annotation.end()
+        elif block := rules.block.match(text, start):
+            return _block_lines(text, found, block.end())
+    first = text[start : start + 1]
+    if first in "\"'`\\rRbBuUfF" and rules.quote.match(text, start):
+        return _quoted_values(text, found, start, several=False)
+    if first in ("(", "[", "\\") and not text.startswith(REDACTED, start):
+        opener = rules.opener.match(text, start)
+        return _quoted_values(text, found, opener.end(), several=True) if opener else ()
+    return () if found.sep == "," else _bare_value(text, found, start, code=code)
 
 
-def _block_lines(text: str, found: _Assignment, position: int) -> Iterator[tuple[int, int]]:
+def _block_lines(text: str, found: _Found, position: int) -> Iterator[tuple[int, int]]:
     """Yield the lines of a YAML block (`password: |`): those that are indented deeper than the name."""
-    line_start = text.rfind("\n", 0, found.start) + 1 if found.first_on_line else found.start
-    own = _compile(r"[+\- ]?[ \t]*").match(text, line_start)
-    deeper = _compile(rf"[+\- ]?[ \t]{{{max(1, len(own[0]) if own else 1)},200}}+([^\s][^\r\n]*)\r?(?:\n|\Z)")
-    while line := deeper.match(text, position):
-        yield line.span(1)
-        position = line.end()
+    content = _rules().content
+    line = text.rfind("\n", max(0, found.start - 200), found.start) + 1
+    own = content.match(text, line)
+    depth = len(own[1]) if own else 0
+    while (deeper := content.match(text, position)) and len(deeper[1]) > depth:
+        yield deeper.span(2)
+        position = text.find("\n", deeper.end()) + 1 or len(text)
 
 
-def _quoted_values(text: str, found: _Assignment, position: int, *, several: bool) -> Iterator[tuple[int, int]]:
-    """Yield what stands between the quotes, of all neighbours inside brackets."""
-    while quote := _compile(_QUOTE).match(text, position):
+def _quoted_values(text: str, found: _Found, position: int, *, several: bool) -> Iterator[tuple[int, int]]:
+    """Yield what stands between the quotes; inside brackets, of all neighbours."""
+    rules = _rules()
+    while quote := rules.quote.match(text, position):
         start = quote.end()
-        stop = _closing_quote(text, start, quote[1], quote[2])
-        body = text[start:stop]
-        position = stop + len(quote[0].lstrip("rRbBuUfF"))
-        if "\n" in body:
-            for line in _compile(r"(?m)^[+\- ]?[ \t]*([^\s][^\r\n]*)").finditer(text, start, stop):
-                yield line.span(1)
-        elif not (found.sep == "," and body.startswith("-")):
+        stop = _closing_quote(text, start, quote[2], quote[3])
+        if text.find("\n", start, stop) >= 0:
+            yield from (line.span(2) for line in rules.content.finditer(text, start, stop))
+        elif not (found.sep == "," and text.startswith("-", start)):
             yield from _unless_plain(text, found, start, stop)
-        following = _compile(_BETWEEN).match(text, position)
-        if not several or not following:
+        position = min(stop + len(quote[1]), len(text))
+        following = rules.between.match(text, position) if several else None
+        if not following:
             return
         position = following.end()
 
 
 def _closing_quote(text: str, start: int, slashes: str, quote: str) -> int:
+    """Return where a quoted value ends; at the end of the line where nothing closes it."""
     if len(quote) == 3:  # noqa: PLR2004
         stop = text.find(quote, start, start + 65536)
         if stop >= 0:
             return stop
-        body = _compile(r"[^\r\n]*").match(text, start)
-    elif slashes:
-        body = _compile(rf"[^{quote}\\\r\n]*+").match(text, start)
-    else:
-        body = _compile(rf"(?:[^{quote}\\\r\n]|\\[^\r\n])*+").match(text, start)
+        quote = quote[0]
+    body = _quoted(quote, escaped=bool(slashes)).match(text, start)
     return body.end() if body else start
 
 
-def _bare_value(text: str, found: _Assignment, start: int, *, code: bool) -> Iterator[tuple[int, int]]:
-    """Yield a value without quotes: a word, or where a line holds one name and one value, the rest of the line."""
-    header = _compile(_words().pattern).findall(found.name)[-1:] in (["Authorization"], ["authorization"], ["AUTHORIZATION"])
-    if header:
-        run = _compile(r"[^\"'`\r\n]+").match(text, start)
-    elif found.in_query:
-        run = _compile(r"[^\s\"'`&#<>]+").match(text, start)
-    else:
-        run = _compile(r"[^\s\"'`]+").match(text, start)
-    if run is None or (not found.sep and run[0].startswith("-")) or _is_expression(text, start, code=code):
-        return
+@cache
+def _quoted(quote: str, *, escaped: bool) -> re.Pattern[str]:
+    import re  # noqa: PLC0415
+
+    return re.compile(rf"[^{quote}\\\r\n]*+" if escaped else rf"(?:[^{quote}\\\r\n]|\\[^\r\n])*+")
+
+
+def _bare_value(text: str, found: _Found, start: int, *, code: bool) -> Iterable[tuple[int, int]]:
+    """Return a value without quotes: a word, or the rest of the line where it holds one name and its value (YAML, ini)."""
+    rules = _rules()
+    rule = rules.header if found.authorization else rules.parameter if found.in_query else rules.word
+    if rules.computed.match(text, start) or (code and rules.reference.match(text, start)):
+        return ()
+    if not found.sep and text.startswith("-", start):
+        return ()
+    run = rule.match(text, start)
+    if run is None:
+        return ()
     stop = run.end()
-    if found.first_on_line and found.spaced and not (code or header):
-        line = _compile(r"(?:[^\r\n#]|(?<![ \t])#)*+").match(text, start)
+    if not (code or found.authorization) and found.sep and text[start - 1] in " \t" and _is_first_on_line(text, found.start):
+        line = rules.line.match(text, start)
         stop = max(stop, line.end()) if line else stop
     value = text[start:stop].rstrip()
-    if not found.in_query:
-        value = value.rstrip(",;") if header else value.rstrip(",;)]}")
-    yield from _unless_plain(text, found, start, start + len(value))
+    value = value if found.in_query else value.rstrip(",;" if found.authorization else ",;)]}")
+    return _unless_plain(text, found, start, start + len(value))
 
 
-def _is_expression(text: str, start: int, *, code: bool) -> bool:
-    """Say whether what stands here is computed or looked up (`getpass()`, `args.token`, `{...}`), not written out."""
-    if text.startswith(REDACTED, start):
-        return False
-    if text[start : start + 1] in ("(", "[", "{") or text[start : start + 2] in ("${", "$("):
-        return True
-    if _compile(_EXPRESSION).match(text, start) or _compile(_OWN_ATTRIBUTE).match(text, start):
-        return True
-    return code and bool(_compile(_REFERENCE).match(text, start) or _compile(r"[0-9]{1,5}\b").match(text, start))
+def _is_first_on_line(text: str, start: int) -> bool:
+    reach = max(0, start - 200)
+    line = text.rfind("\n", reach, start) + 1
+    return (line > 0 or reach == 0) and not text[line:start].replace("export ", "").strip(" \t+-\"'\\")
 
 
-def _unless_plain(text: str, found: _Assignment, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    if found.name.lower().endswith("authorization"):
-        scheme = _compile(r"[A-Za-z][A-Za-z0-9-]{2,30}[ \t]+").match(text, start, stop)
+def _unless_plain(text: str, found: _Found, start: int, stop: int) -> tuple[tuple[int, int], ...]:
+    if found.authorization:
+        scheme = _rules().scheme.match(text, start, stop)
         start = scheme.end() if scheme else start
-    if start < stop and not _is_plain(text[start:stop]):
-        yield start, stop
+    return () if start >= stop or _is_plain(text[start:stop]) else ((start, stop),)
 
 
 def _is_plain(value: str) -> bool:
     """Say whether a value stands for nothing, for a place to fill in, or is itself only the name of a secret."""
     if len(value) > 200:  # noqa: PLR2004
         return False
-    if value.strip().lower() in _CONSTANTS or _compile(_PLACEHOLDER).fullmatch(value):
+    if value.strip().lower() in _CONSTANTS or (value[:1] in "${%<*" and _rules().placeholder.fullmatch(value)):
         return True
-    return value.replace("_", "").replace("-", "").isalpha() and is_secret_name(value)
+    return is_secret_name(value) and value.replace("_", "").replace("-", "").isalpha()
 
 
 # -- the environment ---------------------------------------------------------------------------------------------------
@@ -884,7 +910,16 @@ _SECRET_FILES = frozenset(
 _SECRET_ENDINGS = tuple(
     ".env .pem .key .p12 .pfx .jks .keystore .kdbx .ppk .gpg .asc .keytab .tfvars .secret .secrets .ovpn .mobileprovision".split()
 )
-_SECRET_STARTS = (".env.", "credentials", ".credentials", "secrets.", "secret.", "client_secret", "service_account", "service-account")
+_SECRET_STARTS = (
+    ".env.",
+    "credentials",
+    ".credentials",
+    "secrets.",
+    "secret.",
+    "client_secret",
+    "service_account",
+    "service-account",
+)
 _SECRET_FOLDERS = frozenset((".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".secrets", "secrets"))
 _SOURCE_ENDINGS = tuple(
     ".py .pyi .pyx .pxd .c .h .cc .cpp .hpp .cu .cuh .rs .go .java .kt .scala .js .jsx .mjs .ts .tsx .jl .r .m .swift .cs .lua".split()

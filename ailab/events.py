@@ -391,12 +391,12 @@ def project_id(name: str) -> str:
     Case, accents' composition and white space do not count; a name with characters other than letters, digits, `.`, `_`
     and `-` gets a few digits of its SHA-256 behind it. An id given as a name is its own id.
     """
-    import unicodedata  # noqa: PLC0415  (not needed by the first log())
+    import unicodedata  # not needed by the first log()
 
     plain = "-".join(unicodedata.normalize("NFKC", name).casefold().split())
     slug = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in plain).strip("-")
     if slug == plain:
         return slug
-    import hashlib  # noqa: PLC0415
+    import hashlib
 
     return f"{slug or 'project'}-{hashlib.sha256(plain.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"

@@ -20,7 +20,6 @@ cost the end of a segment; and a line's checksum is a CRC, so it tells damage, n
 from __future__ import annotations
 
 import os
-import sys
 import time
 from _thread import RLock
 from datetime import datetime, timezone
@@ -102,7 +101,7 @@ class Writer:
         warn: called with a sentence when events cannot be written, at most once a minute.
     """
 
-    def __init__(  # noqa: PLR0913  (each is a property of the writer that cannot be derived)
+    def __init__(  # each is a property of the writer that cannot be derived
         self,
         store: Store,
         *,
@@ -134,7 +133,7 @@ class Writer:
         self._sealed = False
         self._build()
 
-    def _build(self) -> None:
+    def _build(self) -> None:  # noqa: C901, PLR0915  (one scope, because the closures share its cells)
         """Make the state and the fast path that shares it: closure cells are the cheapest place Python has."""
         fd, seq, prev, lead, look_at, dirty, lock = -1, 0, 0, 0, 0, True, RLock()
         buffer = bytearray(4096)
@@ -195,7 +194,7 @@ class Writer:
                                     seq += 1
                                     dirty = seq >= look_at
                                     return
-                except Exception as problem:  # noqa: BLE001  (whatever is wrong, the slow path finds it again and says it)
+                except Exception as problem:
                     if data is not None and problem.__traceback__.tb_next is not None:  # type: ignore[union-attr]
                         raise  # not ours: a signal handler of the caller's raised it in here
                 slow(values, step, time)
@@ -220,7 +219,7 @@ class Writer:
             StoreError: only with `strict`.
         """
         lock = self._lock()
-        nested = lock._is_owned()  # noqa: SLF001  (the only way to know that a signal handler interrupted our own write)
+        nested = lock._is_owned()  # the only way to know that a signal handler interrupted our own write
         late = _Late(event, run if run is not None else self.run, by, via)
         with lock:
             if nested and not final:
@@ -236,14 +235,15 @@ class Writer:
             self._set_lead(max(lead, clock + 1 - seq))
 
     def _append(self, late: _Late) -> str | None:
-        if self._sealed:
-            return self._drop(late, OSError(0, "the segment is sealed"))
         try:
+            if self._sealed:
+                raise OSError(0, "the segment is sealed")
             self._ready()
             self._settle_debts()
             return self._write(late)
         except OSError as problem:
-            return self._drop(late, problem)
+            self._drop(late, problem)
+            return None
 
     def _ready(self) -> None:
         """Open, take up again after a fork or an interrupt, or rotate, as needed."""
@@ -316,7 +316,7 @@ class Writer:
         if time.monotonic() < self._retry_at:
             raise OSError(0, "the store could not be opened a moment ago")
         self._retry_at = time.monotonic() + RETRY_SECONDS
-        from . import capture  # noqa: PLC0415  (what a segment's header says of its process)
+        from . import capture  # what a segment's header says of its process
 
         pid = os.getpid()
         name = name or segment_name(host=capture.host_name(), pid=pid, run=self.run)
@@ -365,7 +365,7 @@ class Writer:
         self._put(fd, 0, 0, 0, True)  # not even the header is whole
 
     def _rotate(self) -> None:
-        from . import capture  # noqa: PLC0415
+        from . import capture
 
         following = segment_name(host=capture.host_name(), pid=os.getpid(), run=self.run)
         old = self.name
@@ -374,7 +374,7 @@ class Writer:
 
     def _seal(self, following: str | None) -> None:
         """Write the footer and flush; the segment never changes again."""
-        import hashlib  # noqa: PLC0415
+        import hashlib
 
         fd, seq, *_ = self._get()
         digest, offset = hashlib.sha256(), 0
@@ -403,7 +403,7 @@ class Writer:
     def seal(self, *, final: bool = False) -> None:
         """End the segment with its footer; nothing can be appended afterwards. Does not raise unless `strict`."""
         lock = self._lock()
-        if lock._is_owned() and not final:  # noqa: SLF001
+        if lock._is_owned() and not final:
             return
         with lock:
             fd, *_ = self._get()
@@ -452,7 +452,7 @@ class Writer:
 
 
 def _reason(problem: OSError) -> str:
-    import errno  # noqa: PLC0415
+    import errno
 
     return f"{errno.errorcode.get(problem.errno or 0, 'error')}, {problem.strerror or problem}"
 
@@ -517,7 +517,21 @@ _footer_decoder = msgspec.json.Decoder(events.SegmentSealed)
 class Segment:
     """What a reader knows of one segment: how far it has read, and what it found. Feed it the file's bytes in order."""
 
-    __slots__ = ("_missing", "crc", "footer", "header", "last_at", "line", "name", "offset", "path", "problems", "refused", "seq", "sha")
+    __slots__ = (
+        "_missing",
+        "crc",
+        "footer",
+        "header",
+        "last_at",
+        "line",
+        "name",
+        "offset",
+        "path",
+        "problems",
+        "refused",
+        "seq",
+        "sha",
+    )
 
     def __init__(self, name: str, path: str, *, hashed: bool = False) -> None:
         self.name = name
@@ -534,7 +548,7 @@ class Segment:
         self._missing: set[int] = set()
         self.sha: Any = None
         if hashed:
-            import hashlib  # noqa: PLC0415
+            import hashlib
 
             self.sha = hashlib.sha256()
 
@@ -565,11 +579,13 @@ class Segment:
     def _check(self, line: bytes) -> Envelope | None:
         crc = stated_crc(line)
         if crc is None:
-            return self._report(self._kind_of_bad(line), line)
+            self._report(self._kind_of_bad(line), line)
+            return None
         try:
             envelope = _decoder.decode(line)
         except (msgspec.DecodeError, RecursionError) as problem:
-            return self._report("bad-json", line, str(problem))
+            self._report("bad-json", line, str(problem))
+            return None
         if envelope.seq != self.seq and not self._out_of_order(envelope, line):
             return None
         if envelope.seq >= self.seq:
@@ -710,7 +726,7 @@ class Tail:
         return True
 
 
-def writer_alive(segment: Segment, *, now: float | None = None) -> bool:
+def writer_alive(segment: Segment, *, now: float | None = None) -> bool:  # noqa: PLR0911  (one line per way to know)
     """Whether the writer of an unsealed segment is still there.
 
     On the same host the writer's flock answers at once; where there is no flock, or a silent file is held by somebody
@@ -719,7 +735,7 @@ def writer_alive(segment: Segment, *, now: float | None = None) -> bool:
     """
     if segment.footer is not None:
         return False
-    from . import capture  # noqa: PLC0415
+    from . import capture
 
     moment = time.time() if now is None else now
     try:

@@ -26,9 +26,10 @@ LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
 STATUSES = ("pending", "running", "completed", "failed", "killed", "crashed")
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-_SMALLER_IS_BETTER = frozenset(
-    "loss losses error errors err mse rmse mae mape time seconds latency duration perplexity ppl nll logloss brier ece cost regret wer cer fid".split()
-)
+_SMALLER_IS_BETTER = frozenset({
+    "loss", "losses", "error", "errors", "err", "mse", "rmse", "mae", "mape", "time", "seconds", "latency", "duration",
+    "perplexity", "ppl", "nll", "logloss", "brier", "ece", "cost", "regret", "wer", "cer", "fid",
+})  # fmt: skip
 
 Number = int | float | str
 """A metric in JSON: a number, or "NaN", "Infinity", "-Infinity"."""
@@ -271,7 +272,9 @@ def _moment(name: str, text: str, *, whole_day: bool) -> datetime:
         if len(text) == len("2026-01-31"):
             day = datetime.combine(datetime.strptime(text, "%Y-%m-%d").date(), time())  # noqa: DTZ007
             return day + timedelta(days=1) - timedelta(microseconds=1) if whole_day else day
-        moment = datetime.fromisoformat(text.replace(" ", "+") if "+" not in text and text.count(" ") == 1 and "T" in text else text)
+        moment = datetime.fromisoformat(
+            text.replace(" ", "+") if "+" not in text and text.count(" ") == 1 and "T" in text else text
+        )
         return moment.astimezone(timezone.utc).replace(tzinfo=None) if moment.tzinfo else moment
     except (ValueError, OverflowError):
         hint = "allowed: 2026-01-31 or 2026-01-31T12:00:00Z"
@@ -293,41 +296,51 @@ def _order(sort: str) -> tuple[str, list[Any]]:
     if table == "metrics" and key:
         return f"nullif(metrics[?], 'NaN'::DOUBLE) {way} NULLS LAST, started_at DESC, run_id DESC", [key]
     if table == "params" and key:
-        return f"TRY_CAST(params[?] ->> '$' AS DOUBLE) {way} NULLS LAST, params[?] ->> '$' {way} NULLS LAST, started_at DESC, run_id DESC", [key, key]
+        number, text = "TRY_CAST(params[?] ->> '$' AS DOUBLE)", "params[?] ->> '$'"
+        return f"{number} {way} NULLS LAST, {text} {way} NULLS LAST, started_at DESC, run_id DESC", [key, key]
     if column not in _SORTABLE:
-        raise FilterError(f"sort: no column {column[:60]!r}", where="sort", hint=f"allowed: {', '.join(_SORTABLE)}, metrics.NAME, params.NAME; - in front for falling")
+        raise FilterError(
+            f"sort: no column {column[:60]!r}",
+            where="sort",
+            hint=f"allowed: {', '.join(_SORTABLE)}, metrics.NAME, params.NAME; - in front for falling",
+        )
     return f"{_SORTABLE[column]} {way} NULLS LAST, run_id {way}", []
+
+
+_THERE = "len([a FOR a IN artifacts IF NOT a.trashed]) > 0"
+_ALL_TEXT = "concat_ws(' ', run_id, name, project, command, dataset_id, note, CAST(params AS VARCHAR), CAST(tags AS VARCHAR))"
+_CONDITIONS = {
+    "dataset_id": "dataset_id = ?",
+    "project_id": "project_id = ?",
+    "status": "status = ?",
+    "command_substring": "contains(lower(command), lower(?))",
+    "note_substring": "contains(lower(note), lower(?))",
+    "from_timestamp": "started_at >= ?",
+    "to_timestamp": "started_at <= ?",
+    "has_artifacts": f"coalesce({_THERE}, false) = ?",
+    "q": f"contains(lower({_ALL_TEXT}), lower(?))",
+}
+"""SQL of the filters that compare one thing with one value."""
 
 
 def _conditions(f: RunFilter) -> tuple[str, list[Any]]:
     """(WHERE text, bound values) of a filter."""
-    parts: list[tuple[str, list[Any]]] = [("NOT trashed", [])]
     if f.status is not None and f.status not in STATUSES:
         raise FilterError(f"status: no status {f.status[:40]!r}", where="status", hint=f"allowed: {', '.join(STATUSES)}")
-    for name in ("dataset_id", "project_id", "status"):
+    parts: list[tuple[str, list[Any]]] = [("NOT trashed", [])]
+    for name, condition in _CONDITIONS.items():
         value = getattr(f, name)
+        if value is not None and name.endswith("_timestamp"):
+            value = _moment(name, value, whole_day=name.startswith("to_"))
         if value is not None:
-            parts.append((f"{name} = ?", [value]))
-    if f.command_substring:
-        parts.append(("contains(lower(command), lower(?))", [f.command_substring]))
-    if f.note_substring:
-        parts.append(("contains(lower(note), lower(?))", [f.note_substring]))
-    if f.from_timestamp is not None:
-        parts.append(("started_at >= ?", [_moment("from_timestamp", f.from_timestamp, whole_day=False)]))
-    if f.to_timestamp is not None:
-        parts.append(("started_at <= ?", [_moment("to_timestamp", f.to_timestamp, whole_day=True)]))
-    if f.has_artifacts is not None:
-        there = "len([a FOR a IN artifacts IF NOT a.trashed]) > 0"
-        parts.append((f"coalesce({there}, false)" if f.has_artifacts else f"NOT coalesce({there}, false)", []))
+            parts.append((condition, [value]))
     parts += _metric_conditions(f)
     if f.tag is not None:
         key, equals, value = f.tag.partition("=")
-        parts.append(("len([t FOR t IN tags IF t.key = ? AND t.value = ?]) > 0", [key, value]) if equals else ("len([t FOR t IN tags IF t.key = ?]) > 0", [key]))
+        more = " AND t.value = ?" if equals else ""
+        parts.append((f"len([t FOR t IN tags IF t.key = ?{more}]) > 0", [key, value] if equals else [key]))
     for key, value in f.params.items():
         parts.append(("coalesce(params[?] ->> '$', CAST(params[?] AS VARCHAR)) = ?", [key, key, value]))
-    if f.q:
-        text = "concat_ws(' ', run_id, name, project, command, dataset_id, note, CAST(params AS VARCHAR), CAST(tags AS VARCHAR))"
-        parts.append((f"contains(lower({text}), lower(?))", [f.q]))
     return " AND ".join(part for part, _ in parts), [value for _, values in parts for value in values]
 
 
@@ -376,8 +389,9 @@ def _summary(row: Sequence[Any]) -> RunSummaryView:
 def _summary_fields(row: Sequence[Any]) -> dict[str, Any]:
     run_id, started_at, git_hash, command, dataset_id, wandb_url, final, name, status, project, tags, note = row[:12]
     return {
-        "run_id": run_id, "timestamp": _text(started_at), "git_hash": git_hash, "command": command or "", "dataset_id": dataset_id,
-        "wandb_url": wandb_url, "final_metrics": _final(final), "name": name or "", "status": status, "project": project,
+        "run_id": run_id, "timestamp": _text(started_at), "git_hash": git_hash, "command": command or "",
+        "dataset_id": dataset_id, "wandb_url": wandb_url,
+        "final_metrics": _final(final), "name": name or "", "status": status, "project": project,
         "tags": {t["key"]: t["value"] for t in tags or ()}, "note": note,
     }  # fmt: skip
 
@@ -435,11 +449,11 @@ def _detail(row: dict[str, Any]) -> RunDetail:
 
 
 def _file(run_id: str, a: dict[str, Any]) -> ArtifactFile:
-    from urllib.parse import quote  # noqa: PLC0415
+    from urllib.parse import quote
 
     return ArtifactFile(
-        path=a["path"], name=a["name"], kind=a["kind"], size=a["size"], sha256=a["sha256"], version=a["version"], at=_text(a["at"]),
-        trashed=a["trashed"], url=f"/artifacts/{quote(run_id, safe='')}/download/{quote(a['path'], safe='/')}",
+        path=a["path"], name=a["name"], kind=a["kind"], size=a["size"], sha256=a["sha256"], version=a["version"],
+        at=_text(a["at"]), trashed=a["trashed"], url=f"/artifacts/{quote(run_id, safe='')}/download/{quote(a['path'], safe='/')}",
     )  # fmt: skip
 
 
@@ -488,19 +502,25 @@ def resolve_run(lab: Lab, text: str) -> str:
         NotFoundError: no run fits, or several do; names them.
     """
     if text == "latest":
-        rows = lab.con.execute("SELECT run_id FROM run_now WHERE NOT trashed ORDER BY started_at DESC, run_id DESC LIMIT 1").fetchall()
+        rows = lab.con.execute(
+            "SELECT run_id FROM run_now WHERE NOT trashed ORDER BY started_at DESC, run_id DESC LIMIT 1"
+        ).fetchall()
     else:
         rows = lab.con.execute("SELECT run_id FROM run_now WHERE run_id = ?", [text]).fetchall()
     if not rows and len(text) >= 4:  # noqa: PLR2004  (fewer characters name nobody on purpose)
-        rows = lab.con.execute("SELECT run_id FROM run_now WHERE starts_with(run_id, $1) OR ends_with(run_id, $1) LIMIT 4", [text.lower()]).fetchall()
+        rows = lab.con.execute(
+            "SELECT run_id FROM run_now WHERE starts_with(run_id, $1) OR ends_with(run_id, $1) LIMIT 4", [text.lower()]
+        ).fetchall()
     if len(rows) == 1:
         return str(rows[0][0])
     if rows:
-        raise NotFoundError("run", text, nearest=[row[0] for row in rows], hint=f"several runs fit: {', '.join(row[0] for row in rows)}")
+        raise NotFoundError(
+            "run", text, nearest=[row[0] for row in rows], hint=f"several runs fit: {', '.join(row[0] for row in rows)}"
+        )
     raise NotFoundError("run", text, nearest=nearest_runs(lab, text))
 
 
-def leaderboard(  # noqa: PLR0913  (the filters of its route)
+def leaderboard(  # the filters of its route
     lab: Lab,
     metric_name: str,
     *,
@@ -534,7 +554,8 @@ def leaderboard(  # noqa: PLR0913  (the filters of its route)
     table, before = "run_now", []
     value = "metrics[?]"
     if source is not None:
-        table = f'(SELECT run_now.*, s."{source}" AS ranked FROM run_now JOIN metric_summary s ON s.run_id = run_now.run_id AND s.key = ?)'  # noqa: S608
+        join = "JOIN metric_summary s ON s.run_id = run_now.run_id AND s.key = ?"
+        table = f'(SELECT run_now.*, s."{source}" AS ranked FROM run_now {join})'  # noqa: S608  (one of four words)
         value, before = "ranked", [metric_name]
     named = [metric_name] if source is None else []
     rows = lab.con.execute(
@@ -543,7 +564,8 @@ def leaderboard(  # noqa: PLR0913  (the filters of its route)
         [*named, *before, *values, top_k],
     ).fetchall()
     return [
-        LeaderboardRow(**_summary_fields(row), rank=i, metric_name=metric_name, value=_number(row[-1])) for i, row in enumerate(rows, 1)
+        LeaderboardRow(**_summary_fields(row), rank=i, metric_name=metric_name, value=_number(row[-1]))
+        for i, row in enumerate(rows, 1)
     ]
 
 
@@ -567,7 +589,8 @@ def _best_first(lab: Lab, metric_name: str) -> Literal["asc", "desc"]:
 def known_metrics(lab: Lab) -> list[str]:
     """Names of all final metrics of runs that are not in the trash, the most used first."""
     rows = lab.con.execute(
-        "SELECT k FROM (SELECT unnest(map_keys(metrics)) AS k FROM run_now WHERE NOT trashed) GROUP BY k ORDER BY count(*) DESC, k"
+        "SELECT k FROM (SELECT unnest(map_keys(metrics)) AS k FROM run_now WHERE NOT trashed) "
+        "GROUP BY k ORDER BY count(*) DESC, k"
     ).fetchall()
     return [row[0] for row in rows]
 
@@ -611,7 +634,8 @@ def list_changes(lab: Lab, *, run_id: str | None = None, limit: int = LIMIT_DEFA
         [run_id, limit],
     ).fetchall()
     found = [
-        Change(event=r[0], at=_text(r[1]), by=r[2], via=r[3], run_id=r[4], kind=r[5], field=r[6], old=r[7], new=r[8]) for r in rows
+        Change(event=r[0], at=_text(r[1]), by=r[2], via=r[3], run_id=r[4], kind=r[5], field=r[6], old=r[7], new=r[8])
+        for r in rows
     ]
     return Page(rows=found, total=rows[0][-1] if rows else 0)
 
@@ -632,7 +656,10 @@ def metric_points(lab: Lab, run_id: str, *, keys: Sequence[str] | None = None, m
         NotFoundError: there is no such run.
     """
     get_run(lab, run_id)
-    chosen = 'SELECT key, step, "time", value, exact, seq FROM metrics WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key))'
+    chosen = (
+        'SELECT key, step, "time", value, exact, seq FROM metrics '
+        "WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key))"
+    )
     values: dict[str, Any] = {"run": run_id, "keys": None if keys is None else list(keys)}
     (total,) = lab.con.execute(f"SELECT count(*) FROM ({chosen})", values).fetchone() or (0,)  # noqa: S608
     if max_points is not None:
@@ -659,7 +686,9 @@ def run_sql(lab: Lab, query: str, *, limit: int = LIMIT_MAX) -> SqlAnswer:
         FilterError: it does not parse or is not one SELECT.
     """
     columns, types, rows = lab.select(query, limit=limit + 1)
-    return SqlAnswer(columns=columns, types=types, rows=[[_plain(v) for v in row] for row in rows[:limit]], truncated=len(rows) > limit)
+    return SqlAnswer(
+        columns=columns, types=types, rows=[[_plain(v) for v in row] for row in rows[:limit]], truncated=len(rows) > limit
+    )
 
 
 # -- values ------------------------------------------------------------------------------------------------------------

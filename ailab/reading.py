@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import queries
 from .actions import Actions
-from .recorder import Run, active_run
+from .recorder import active_run
 from .views import Table, history, open_lab
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
+
+    from .runs import Run
 
 
 class RecordedRun(queries.RunDetail, kw_only=True):
@@ -28,9 +30,12 @@ class RecordedRun(queries.RunDetail, kw_only=True):
         return history(self.run_id, keys=keys, dir=self.store)
 
     def _repr_html_(self) -> str:
-        from html import escape  # noqa: PLC0415
+        from html import escape
 
-        rows = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in {**self.params, **self.final_metrics}.items())
+        rows = "".join(
+            f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>"
+            for k, v in {**self.params, **self.final_metrics}.items()
+        )
         return f"<b>{escape(self.name)}</b> · {escape(self.status)} · <code>{escape(self.run_id)}</code><table>{rows}</table>"
 
 
@@ -69,7 +74,9 @@ def compare_runs(run_ids: Sequence[str], *, dir: str | os.PathLike[str] | None =
     Raises:
         NotFoundError: one of them is not there.
     """
-    found: queries.RunComparison = _ask(dir, lambda lab: queries.compare_runs(lab, [queries.resolve_run(lab, r) for r in run_ids]))
+    found: queries.RunComparison = _ask(
+        dir, lambda lab: queries.compare_runs(lab, [queries.resolve_run(lab, r) for r in run_ids])
+    )
     return found
 
 
@@ -96,7 +103,7 @@ def _ask(folder: Any, question: Any) -> Any:
 
 
 def _act(folder: Any, run_id: str | None, act: Any) -> None:
-    from . import capture  # noqa: PLC0415
+    from . import capture
 
     lab = open_lab(folder)
     try:

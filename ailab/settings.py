@@ -198,7 +198,7 @@ def _tool_table(start: str) -> dict[str, Any]:
         content = file.read()
     if b"tool.ailab" not in content:  # spares the parser for almost everybody
         return {}
-    import tomllib  # noqa: PLC0415
+    import tomllib
 
     try:
         table = tomllib.loads(content.decode()).get("tool", {}).get("ailab", {})
@@ -206,5 +206,7 @@ def _tool_table(start: str) -> dict[str, Any]:
         raise SettingError(f"{path} does not parse: {problem}", hint="mend [tool.ailab], or take it out") from problem
     unknown = sorted(set(table) - set(Settings.__struct_fields__))
     if unknown:
-        raise SettingError(f"[tool.ailab] in {path} has no setting {unknown[0]!r}", hint=f"allowed: {', '.join(Settings.__struct_fields__)}")
+        raise SettingError(
+            f"[tool.ailab] in {path} has no setting {unknown[0]!r}", hint=f"allowed: {', '.join(Settings.__struct_fields__)}"
+        )
     return dict(table)

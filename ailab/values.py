@@ -57,7 +57,9 @@ def _from_item(value: Any, key: str) -> int | float | str:
 
 def _no_number(value: Any, key: str) -> RejectedError:
     return RejectedError(
-        f"metric {key!r}: {_short(value)} is no number", key=key, hint="allowed: int, float, Decimal, bool, array scalars of one element"
+        f"metric {key!r}: {_short(value)} is no number",
+        key=key,
+        hint="allowed: int, float, Decimal, bool, array scalars of one element",
     )
 
 
@@ -103,7 +105,7 @@ def parameters(values: Any) -> tuple[dict[str, Any], list[RejectedError]]:
 
     Values of parameters whose name says that they are secret are replaced before they are written anywhere.
     """
-    from . import capture  # noqa: PLC0415
+    from . import capture
 
     kept: dict[str, Any] = {}
     refused: list[RejectedError] = []
@@ -119,7 +121,11 @@ def parameters(values: Any) -> tuple[dict[str, Any], list[RejectedError]]:
         except Exception as problem:  # noqa: BLE001  (the caller's own __repr__, __iter__ … may raise anything)
             kept[key] = f"<{type(value).__module__}.{type(value).__qualname__}>"
             reason = f"{type(problem).__name__}: {problem}"
-            refused.append(RejectedError(f"parameter {key!r}: a {type(value).__name__} cannot be encoded ({reason}), its type is kept", key=key))
+            refused.append(
+                RejectedError(
+                    f"parameter {key!r}: a {type(value).__name__} cannot be encoded ({reason}), its type is kept", key=key
+                )
+            )
     return kept, refused
 
 

@@ -45,7 +45,7 @@ class Connection:
         self.lab = lab
 
     def execute(self, query: str, parameters: Any = None) -> Any:
-        """Run one statement; fetch with `fetchall`, `fetchone`, `df` …"""
+        """Run one statement; fetch with `fetchall`, `fetchone` or `df`."""
         self.lab.refresh()
         return self.lab.con.execute(query) if parameters is None else self.lab.con.execute(query, parameters)
 
@@ -85,12 +85,15 @@ class Table:
 
     def df(self) -> Any:
         """A pandas data frame."""
-        return self.arrow.to_pandas()
+        try:
+            return self.arrow.to_pandas()
+        except ImportError:
+            raise MissingExtraError("a pandas data frame", extra="eval") from None
 
     def pl(self) -> Any:
         """A polars data frame."""
         try:
-            import polars  # noqa: PLC0415
+            import polars
         except ImportError:
             raise MissingExtraError("a polars data frame", extra="eval") from None
         return polars.from_arrow(self.arrow)
@@ -121,8 +124,8 @@ def history(run_id: str, *, keys: Iterable[str] | None = None, dir: str | os.Pat
     with connect(dir) as con:
         wanted = None if keys is None else list(keys)
         relation = con.sql(
-            'SELECT key, step, "time", value, exact FROM metrics WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key)) '
-            "ORDER BY key, seq",
+            'SELECT key, step, "time", value, exact FROM metrics '
+            "WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key)) ORDER BY key, seq",
             params={"run": run_id, "keys": wanted},
         )
         return Table(relation.to_arrow_table())

@@ -29,10 +29,14 @@ if TYPE_CHECKING:
     from ..store import Store
     from .fold import Told
 
-CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
 """DuckDB looks for extensions on the network otherwise, and hangs for seconds without one."""
 WIDE_MAX = 1000
 """Columns for parameters and metrics in `wide`: the most used."""
+WIDE_COMMENT = "one row per run not in the trash: its columns in runs, then one per parameter and final metric"
 BATCH = 20_000
 """Events handed to DuckDB at once."""
 
@@ -49,7 +53,8 @@ SELECT run_id, e.key, TRY_CAST(data ->> '$.step' AS BIGINT),
        CASE e.value WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST(e.value ->> '$' AS DOUBLE) END,
        CASE WHEN json_type(e.value) = 'VARCHAR' AND isfinite(TRY_CAST(e.value ->> '$' AS DOUBLE)) THEN e.value ->> '$'
             WHEN regexp_full_match(CAST(e.value AS VARCHAR), '-?[0-9]{16,}')
-                 AND coalesce(TRY_CAST(CAST(e.value AS VARCHAR) AS HUGEINT) <> TRY_CAST(CAST(CAST(e.value AS VARCHAR) AS DOUBLE) AS HUGEINT), true)
+                 AND coalesce(TRY_CAST(CAST(e.value AS VARCHAR) AS HUGEINT)
+                              <> TRY_CAST(CAST(CAST(e.value AS VARCHAR) AS DOUBLE) AS HUGEINT), true)
             THEN CAST(e.value AS VARCHAR) END,
        clock, segment, seq
 FROM (SELECT *, unnest(map_entries(TRY(from_json(data -> '$.values', '"MAP(VARCHAR,JSON)"')))) AS e
@@ -119,12 +124,14 @@ class Lab:
             kinds = [statement.type.name for statement in statements]
             if kinds not in (["SELECT"], ["EXPLAIN"]):
                 said = ", ".join(kinds) or "nothing"
-                raise FilterError(f"one SELECT is allowed, not {said}", where="sql", hint="DESCRIBE wide tells the columns of a view")
+                raise FilterError(
+                    f"one SELECT is allowed, not {said}", where="sql", hint="DESCRIBE wide tells the columns of a view"
+                )
             cursor = self._reading().execute(query)
             columns = [(str(d[0]), str(d[1])) for d in cursor.description or ()]
             return [name for name, _ in columns], [kind for _, kind in columns], cursor.fetchmany(limit)
         except duckdb.Error as problem:
-            raise FilterError(str(problem).strip(), where="sql", hint="`ailab sql \"show tables\"` names the views") from None
+            raise FilterError(str(problem).strip(), where="sql", hint='`ailab sql "show tables"` names the views') from None
 
     def _reading(self) -> duckdb.DuckDBPyConnection:
         """A cursor that can reach neither files nor settings; the whole catalogue is locked from then on."""
@@ -218,7 +225,8 @@ class Lab:
     def _insert(self, table: str, rows: list[dict[str, Any]]) -> None:
         if rows:
             shape = _literal(self._shapes[table])
-            self.con.execute(f"INSERT INTO {table} SELECT x.* FROM (SELECT unnest(from_json($1, {shape})) AS x)", [_encode(rows).decode()])  # noqa: S608
+            statement = f"INSERT INTO {table} SELECT x.* FROM (SELECT unnest(from_json($1, {shape})) AS x)"  # noqa: S608  (our own names)
+            self.con.execute(statement, [_encode(rows).decode()])
 
     def _write_runs(self, touched: set[str]) -> None:
         folds = [self.runs[run_id] for run_id in touched if self.runs[run_id].exists]
@@ -255,7 +263,8 @@ class Lab:
 
     def _read_blobs(self, folds: Iterable[RunFold]) -> None:
         """Load environments and code that are referred to for the first time."""
-        environments, codes = [], []
+        environments: list[tuple[str, Any]] = []
+        codes: list[tuple[str, Any]] = []
         for fold in folds:
             for field, found in (("environment", environments), ("code", codes)):
                 digest = fold.get(field)
@@ -268,13 +277,12 @@ class Lab:
                     continue
                 self._known_blobs.add(digest)
                 found.append((digest, content))
-        self._insert("environment_table", [
-            {"environment_id": digest, **{k: c.get(k) for k in ("python_version", "packages", "device", "host")}} for digest, c in environments
-        ])  # fmt: skip
-        self._insert("code_table", [
-            {"code_id": digest, "git_diff": c.get("diff"), **{k: c.get(k) for k in ("git_hash", "branch", "remote", "dirty", "script")}}
-            for digest, c in codes
-        ])  # fmt: skip
+        about = ("python_version", "packages", "device", "host")
+        self._insert(
+            "environment_table", [{"environment_id": digest, **{k: c.get(k) for k in about}} for digest, c in environments]
+        )
+        what = ("git_hash", "branch", "remote", "dirty", "script")
+        self._insert("code_table", [{"code_id": d, "git_diff": c.get("diff"), **{k: c.get(k) for k in what}} for d, c in codes])
 
     def _look_for_gone(self, touched: set[str]) -> None:
         """Which open runs have no living writer: those are shown as crashed."""
@@ -320,9 +328,10 @@ class Lab:
             parts.append(f"{value if table == 'metrics' else f'TRY_CAST({text} AS {type_name})'} AS {_quoted(label)}")
         self.con.execute(
             f"CREATE OR REPLACE VIEW wide AS SELECT {', '.join(parts)} FROM "  # noqa: S608  (names are quoted, keys are literals)
-            "(SELECT w.*, t.params AS r_params, t.metrics AS r_metrics FROM runs w JOIN run_table t USING (run_id) WHERE NOT w.trashed)"
+            "(SELECT w.*, t.params AS r_params, t.metrics AS r_metrics "
+            "FROM runs w JOIN run_table t USING (run_id) WHERE NOT w.trashed)"
         )
-        self.con.execute("COMMENT ON VIEW wide IS 'one row per run that is not in the trash: its columns in runs, then one column per parameter and final metric'")
+        self.con.execute(f"COMMENT ON VIEW wide IS {_literal(WIDE_COMMENT)}")
 
 
 def _event_row(segment: Segment, line: Envelope) -> EventRow:

@@ -203,14 +203,14 @@ class RunFold:
         self.artifacts.append(
             Artifact(told.place, told.at, event.path, event.logged, event.type, event.size, event.sha256, event.reference)
         )
-        self.trashed_files.setdefault(event.path, Register()).last(told.place, False)  # noqa: FBT003
+        self.trashed_files.setdefault(event.path, Register()).last(told.place, False)
 
     def _on_artifact_trashed(self, told: Told, event: events.ArtifactTrashed) -> None:
-        self.trashed_files.setdefault(event.path, Register()).last(told.place, True)  # noqa: FBT003
+        self.trashed_files.setdefault(event.path, Register()).last(told.place, True)
         self._edit(told, f"artifacts.{event.path}", "trashed", shown=True)
 
     def _on_artifact_restored(self, told: Told, event: events.ArtifactRestored) -> None:
-        self.trashed_files.setdefault(event.path, Register()).last(told.place, False)  # noqa: FBT003
+        self.trashed_files.setdefault(event.path, Register()).last(told.place, False)
         self._edit(told, f"artifacts.{event.path}", "there", shown=True)
 
     def _on_finished(self, told: Told, event: events.RunFinished) -> None:
@@ -240,19 +240,19 @@ class RunFold:
     def _on_renamed(self, told: Told, event: events.RunRenamed) -> None:
         self._set(told, "name", event.name)
 
-    def _on_trashed(self, told: Told, event: events.RunTrashed) -> None:
-        self._set(told, "trashed", True)  # noqa: FBT003
+    def _on_trashed(self, told: Told, _event: events.RunTrashed) -> None:
+        self._set(told, "trashed", True)
 
-    def _on_restored(self, told: Told, event: events.RunRestored) -> None:
-        self._set(told, "trashed", False)  # noqa: FBT003
+    def _on_restored(self, told: Told, _event: events.RunRestored) -> None:
+        self._set(told, "trashed", False)
 
-    def _on_protected(self, told: Told, event: events.RunProtected) -> None:
-        self._set(told, "protected", True)  # noqa: FBT003
+    def _on_protected(self, told: Told, _event: events.RunProtected) -> None:
+        self._set(told, "protected", True)
 
-    def _on_unprotected(self, told: Told, event: events.RunUnprotected) -> None:
-        self._set(told, "protected", False)  # noqa: FBT003
+    def _on_unprotected(self, told: Told, _event: events.RunUnprotected) -> None:
+        self._set(told, "protected", False)
 
-    def _on_dropped(self, told: Told, event: events.WritesDropped) -> None:
+    def _on_dropped(self, _told: Told, event: events.WritesDropped) -> None:
         self.dropped += event.count
 
     # -- giving the state --------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ class RunFold:
         before: dict[str, Any] = {}
         found = []
         for e in sorted(self.edits, key=lambda edit: edit.place):
-            if e.shown:
+            if e.shown and before.get(e.field) != e.value:
                 found.append({
                     "event": e.event, "at": e.at, "by": e.by, "via": e.via, "kind": e.kind, "field": e.field,
                     "old": before.get(e.field), "new": e.value,
@@ -345,7 +345,7 @@ _HANDLERS: dict[str, Callable[[RunFold, Told, Any], None]] = {
     "run.flagged": RunFold._on_flagged, "run.renamed": RunFold._on_renamed, "run.trashed": RunFold._on_trashed,
     "run.restored": RunFold._on_restored, "run.protected": RunFold._on_protected, "run.unprotected": RunFold._on_unprotected,
     "writes.dropped": RunFold._on_dropped,
-}  # fmt: skip  # noqa: SLF001
+}  # fmt: skip
 
 
 class ProjectFold:

@@ -24,12 +24,13 @@ import os
 import sys
 from _thread import allocate_lock
 from functools import cache, lru_cache
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
 if TYPE_CHECKING:
     import re
+    import subprocess
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import ModuleType
 
@@ -105,7 +106,7 @@ def host_name() -> str:
     """Return the name of this machine, or of this container."""
     if hasattr(os, "uname"):
         return _valid(os.uname().nodename)
-    import platform  # noqa: PLC0415
+    import platform
 
     return _valid(platform.node())
 
@@ -119,7 +120,7 @@ def user_name() -> str:
         if os.environ.get(name):
             return _valid(os.environ[name])
     try:
-        import pwd  # noqa: PLC0415  (not on Windows)
+        import pwd  # not on Windows
 
         return _valid(pwd.getpwuid(os.getuid()).pw_name)
     except (ImportError, LookupError, OSError):
@@ -159,7 +160,7 @@ def process_start(pid: int) -> float | None:
 
 
 def _process_start_by_psutil(pid: int) -> float | None:
-    from importlib import import_module  # noqa: PLC0415
+    from importlib import import_module
 
     try:
         psutil = import_module("psutil")
@@ -176,13 +177,13 @@ def command_line(argv: Sequence[str] | None = None) -> str:
     """Return the command as launched, quoted for a shell and redacted.
 
     Without `argv` it is `sys.orig_argv`, which has the interpreter, its options and `-m module`. In a child of
-    multiprocessing that is only the call that starts the child, and `sys.argv`, copied from the parent, says more.
+    multiprocessing or joblib that is only the call that starts the child, and `sys.argv`, copied from the parent, says more.
     """
-    import shlex  # noqa: PLC0415
+    import shlex
 
     if argv is None:
         own = getattr(sys, "argv", [])
-        child = "--multiprocessing-fork" in sys.orig_argv
+        child = any(arg == "--multiprocessing-fork" or "loky.backend.popen_loky" in arg for arg in sys.orig_argv)
         argv = own if child and own else sys.orig_argv or own
     command = shlex.join(redact_argv(argv))
     if len(command) > COMMAND_CHARACTERS:
@@ -193,15 +194,19 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 # -- redaction: names --------------------------------------------------------------------------------------------------
 
 
+def _list(words: str) -> tuple[str, ...]:
+    return tuple(words.split())
+
+
 def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
 # A name is judged by its last words: "db.master_password" by "password", "max_tokens" by "tokens".
-_TRIGGERS = (*"pass pwd secret token key cred auth cookie jwt bearer webhook _pat -pat".split(" "),)
+_TRIGGERS = _list("pass pwd secret token key cred auth cookie jwt bearer webhook _pat -pat")
 _ALONE = _set("""password passwords passwd passphrase passphrases passcode pwd secret secrets authorization cookie jwt
     bearer credential credentials creds webhook""")
-_ENDINGS = (*"password passwords passwd passphrase secret apikey apikeys authorization".split(" "),)
+_ENDINGS = _list("password passwords passwd passphrase secret apikey apikeys authorization")
 _JOINED = _set("""accesskey secretkey privatekey authkey signingkey encryptionkey masterkey accountkey accesskeyid
     accesstoken apitoken authtoken bearertoken bottoken csrftoken hftoken hubtoken idtoken refreshtoken sessiontoken
     userpass dbpass sshpass""")
@@ -259,7 +264,7 @@ def _is_secret_name(name: str) -> bool:
 
 @cache
 def _words() -> re.Pattern[str]:
-    import re  # noqa: PLC0415
+    import re
 
     return re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
@@ -303,9 +308,9 @@ _SHAPES: tuple[tuple[str, str, str], ...] = (
     ("wandb_v1_", _WORD, r"\w{20,}"),
     ("dapi", _ANY, r"[0-9a-f]{32}(?![A-Za-z0-9])"),
     ("SG.", _DASHED, r"[\w-]{16,}+\.[\w-]{16,}+"),
-    ("earer ", _DASHED, r"(?=[A-Za-z._~+/=-]*+[0-9])[A-Za-z0-9._~+/=-]{12,}"),
+    *((begin, _DASHED, r"(?=[A-Za-z._~+/=-]*+[0-9])[A-Za-z0-9._~+/=-]{12,}") for begin in ("Bearer ", "bearer ")),
 )
-_KEPT = ("hooks.slack.com/services/", "earer ")  # beginnings that are no part of the secret
+_KEPT = ("hooks.slack.com/services/", "Bearer ", "bearer ")  # beginnings that are no part of the secret
 
 
 class _Rules(NamedTuple):
@@ -321,11 +326,14 @@ class _Rules(NamedTuple):
     opener: re.Pattern[str]  # a bracket or a continued line before quoted values
     between: re.Pattern[str]  # what stands between two quoted values in brackets
     quote: re.Pattern[str]
+    quoted: dict[str, re.Pattern[str]]  # by the quote: what stands up to the next of its kind on the line
+    escaped: dict[str, re.Pattern[str]]  # the same where the quote is written with backslashes, by both
     word: re.Pattern[str]
     parameter: re.Pattern[str]  # a value in a URL
     header: re.Pattern[str]
     line: re.Pattern[str]  # up to a comment or the end
-    computed: re.Pattern[str]  # a call, a look-up, an attribute of what usually holds settings, a statement
+    kept: re.Pattern[str]  # a structure, a place to fill in, a statement, `[redacted]`
+    computed: re.Pattern[str]  # a call, a look-up, an attribute of what usually holds settings
     reference: re.Pattern[str]  # in source code: a name, or a short number
     placeholder: re.Pattern[str]
     scheme: re.Pattern[str]
@@ -337,9 +345,10 @@ class _Rules(NamedTuple):
 
 @cache
 def _rules() -> _Rules:
-    import re  # noqa: PLC0415
+    import re
 
     tails, types = ("".join(names.split()) for names in (_TAILS, _TYPES))
+    word = r"(?:[a-z_]{3,64}|(?:[A-Z][a-z]{1,20}){1,5}|[a-z]{1,2}(?=\.))"  # how functions and modules are called
     return _Rules(
         assignment=re.compile(
             rf"((?:{tails})(?:_?value)?[_-]?[0-9]{{0,4}})(?![a-z0-9_.$-])(\\{{0,3}}[\"'`]?[\])]{{0,2}})"
@@ -353,23 +362,36 @@ def _rules() -> _Rules:
         opener=re.compile(r"(?:[(\[]{1,2}|\\(?=\r?\n))(?:[ \t]{0,32}\r?\n[+\- ]?)?[ \t]{0,64}"),
         between=re.compile(r"[ \t]{0,32},?(?:[ \t]{0,32}\r?\n[+\- ]?)?[ \t]{0,64}"),
         quote=re.compile(r"[rRbBuUfF]{0,2}((\\{0,3})(\"{3}|'{3}|[\"'`]))"),
+        quoted={mark: re.compile(rf"(?:[^{mark}\\\r\n]|\\[^\r\n])*+") for mark in "\"'`"},
+        escaped={
+            "\\" * depth + mark: re.compile(rf"(?:[^{mark}\\\r\n]|\\{{{depth + 1},}}{mark}?|\\{{1,{depth}}}(?![{mark}\\]))*+")
+            for mark in "\"'`"
+            for depth in (1, 2, 3)
+        },
         word=re.compile(r"[^\s\"'`]+"),
         parameter=re.compile(r"[^\s\"'`&#<>]+"),
         header=re.compile(r"[^\"'`\r\n]+"),
         line=re.compile(r"(?:[^\r\n#]|(?<![ \t])#)*+"),
+        kept=re.compile(
+            re.escape(REDACTED) + r"(?=[\s\"'`,;)\]}&<#\\]|\Z)"
+            r"|\$\{[^}\n]{0,200}\}|\$\([^)\n]{0,200}\)|\{\{[^}\n]{0,200}\}\}|\{(?=[\s\"'}])"
+            r"|[(\[][ \t]{0,32}(?:[)\]](?=[\s,;:)\]}]|\Z)|\r?\n|\Z)"
+            r"|\{[A-Za-z_][\w.!:\[\]()]{0,64}\}+(?=[\s\"'`&,;:/)\]]|\Z)"
+            r"|(?:return|raise|continue|break|yield|await|not|lambda|pass)(?!\S)"
+        ),
         computed=re.compile(
-            r"\{|\$[{(]|[A-Za-z_]{2,64}(?:\.[A-Za-z_]{1,64}){0,8}(?:\((?=[)\"'A-Za-z_{\[*]|\r?\n|\Z)|\[(?=[\"'A-Za-z_0-9:-]))"
+            rf"{word}(?:\.[A-Za-z_]{{1,64}}){{0,8}}(?:\((?=[)\"'A-Za-z_{{\[*]|\r?\n|\Z)|\[(?=[\"'A-Za-z_0-9:-]))"
             r"(?=[^\n]{0,200}[)\]]|\r?\n|\Z)"
             r"|(?:self|cls|args|opts?|cfg|config|conf|settings|[hH]?params|flags|FLAGS|env|os)(?:\.[A-Za-z_]{1,64}){1,8}+"
             + _NOT_AFTER_NAME
-            + r"|(?:return|raise|continue|break|yield|await|not|lambda|pass)(?!\S)"
         ),
         reference=re.compile(rf"(?:[A-Za-z_]{{1,64}}(?:\.[A-Za-z_]{{1,64}}){{0,8}}+|[0-9]{{1,5}}){_NOT_AFTER_NAME}"),
         placeholder=re.compile(
-            r"(?:\$?\{{1,3}[^{}\n]*\}{1,3}[:_/. -]?)+|\$[A-Z_][A-Z0-9_]*|\$\([^()\n]*\)|%(?:\([^()\n]*\))?[sdr]|<[^<>\n]*>|\*+"
+            r"(?:\$?\{{1,3}[\w .:!\[\]()-]*\}{1,3}[:_/. -]?)+|\$[A-Z_][A-Z0-9_]*|\$\([^()\n]*\)"
+            r"|%(?:\([^()\n]*\))?[sdr]|<[A-Za-z][\w .-]*>|\*+"
         ),
         scheme=re.compile(r"[A-Za-z][A-Za-z0-9-]{2,30}[ \t]+"),
-        content=re.compile(r"(?m)^([+\- ]?[ \t]*)([^\s][^\r\n]*)"),
+        content=re.compile(r"(?m)^([+\- ]?+[ \t]*+)([^\s][^\r\n]*)"),
         userinfo=re.compile(r":(?:\\?/){2}([^\s/?#\"'`<>\\]*)@"),
         key_mark=re.compile(r"-----(BEGIN|END) [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"),
         key_lines=re.compile(r"(?:\\[nr])*+(?:[A-Za-z0-9+/=]{16,}+)?(?:\r?\n[+\- ]?[ \t]{0,64}[A-Za-z0-9+/=]{16,}+)*+"),
@@ -380,7 +402,7 @@ def _rules() -> _Rules:
 def _shapes() -> tuple[tuple[str, re.Pattern[str]], ...]:
     # The boundary stands behind the beginning, so that the search for the beginning runs at full speed. A shape may
     # follow a \n that is written out (JSON, source text) or a percent-encoded character.
-    import re  # noqa: PLC0415
+    import re
 
     def shape(literal: str, boundary: str, rest: str) -> re.Pattern[str]:
         begin = re.escape(literal)
@@ -405,7 +427,7 @@ def redact_argv(argv: Sequence[str]) -> list[str]:
     done: list[str] = []
     waiting = ""  # the secret option whose value comes next
     for argument in map(_valid, argv):
-        is_option = argument.startswith("--") or (argument.startswith("-") and len(argument) == 2)  # noqa: PLR2004
+        is_option = (argument.startswith("--") and argument[2:3].isalpha()) or (argument[:1] == "-" and len(argument) == 2)  # noqa: PLR2004
         if waiting and not is_option:
             done.append(argument if _is_plain(argument) else REDACTED)
             waiting = waiting if waiting.endswith(("keys", "tokens", "words", "secrets")) else ""
@@ -543,7 +565,10 @@ def _values(text: str, found: _Found, *, code: bool) -> Iterable[tuple[int, int]
         return _quoted_values(text, found, start, several=False)
     if first in ("(", "[", "\\") and not text.startswith(REDACTED, start):
         opener = rules.opener.match(text, start)
-        return _quoted_values(text, found, opener.end(), several=True) if opener else ()
+        if opener and rules.quote.match(text, opener.end()):
+            return _quoted_values(text, found, opener.end(), several=True)
+        if code:
+            return ()
     return () if found.sep == "," else _bare_value(text, found, start, code=code)
 
 
@@ -559,55 +584,54 @@ def _block_lines(text: str, found: _Found, position: int) -> Iterator[tuple[int,
 
 
 def _quoted_values(text: str, found: _Found, position: int, *, several: bool) -> Iterator[tuple[int, int]]:
-    """Yield what stands between the quotes; inside brackets, of all neighbours."""
+    """Yield what stands between quotes: of a word that the shell puts together, or of all values in brackets."""
     rules = _rules()
     while quote := rules.quote.match(text, position):
-        start = quote.end()
-        stop = _closing_quote(text, start, quote[2], quote[3])
-        if text.find("\n", start, stop) >= 0:
-            yield from (line.span(2) for line in rules.content.finditer(text, start, stop))
-        elif not (found.sep == "," and text.startswith("-", start)):
-            yield from _unless_plain(text, found, start, stop)
+        stop = _closing_quote(text, quote)
+        yield from _inside_quotes(text, found, quote.end(), stop)
         position = min(stop + len(quote[1]), len(text))
-        following = rules.between.match(text, position) if several else None
-        if not following:
-            return
-        position = following.end()
+        if several and (following := rules.between.match(text, position)):
+            position = following.end()
 
 
-def _closing_quote(text: str, start: int, slashes: str, quote: str) -> int:
+def _closing_quote(text: str, quote: re.Match[str]) -> int:
     """Return where a quoted value ends; at the end of the line where nothing closes it."""
-    if len(quote) == 3:  # noqa: PLR2004
-        stop = text.find(quote, start, start + 65536)
+    start, mark = quote.end(), quote[3]
+    if len(mark) > 1:
+        stop = text.find(mark, start, start + 65536)
         if stop >= 0:
             return stop
-        quote = quote[0]
-    body = _quoted(quote, escaped=bool(slashes)).match(text, start)
+    body = (_rules().escaped[quote[2] + mark[0]] if quote[2] else _rules().quoted[mark[0]]).match(text, start)
     return body.end() if body else start
 
 
-@cache
-def _quoted(quote: str, *, escaped: bool) -> re.Pattern[str]:
-    import re  # noqa: PLC0415
-
-    return re.compile(rf"[^{quote}\\\r\n]*+" if escaped else rf"(?:[^{quote}\\\r\n]|\\[^\r\n])*+")
+def _inside_quotes(text: str, found: _Found, start: int, stop: int) -> Iterable[tuple[int, int]]:
+    newline = text.find("\n", start, stop)
+    if newline >= 0:
+        lines = [line.span(2) for line in _rules().content.finditer(text, newline + 1, stop)]
+        return [(start, newline), *lines] if text[start:newline].strip() else lines
+    if found.sep == "," and text.startswith("-", start):  # the next option, not a value
+        return ()
+    return _unless_plain(text, found, start, stop)
 
 
 def _bare_value(text: str, found: _Found, start: int, *, code: bool) -> Iterable[tuple[int, int]]:
-    """Return a value without quotes: a word, or the rest of the line where it holds one name and its value (YAML, ini)."""
+    """Return a value without quotes: a word, or the rest of a line that holds one name and its value (YAML, ini)."""
     rules = _rules()
+    alone = not code and bool(found.sep) and _is_first_on_line(text, found.start)
+    spaced = text[start - 1] in " \t"
+    in_shell = alone and found.sep == "=" and not spaced  # nothing is called or looked up there
+    if rules.kept.match(text, start) or (not in_shell and rules.computed.match(text, start)):
+        return ()
+    if (code and rules.reference.match(text, start)) or (not found.sep and text.startswith("-", start)):
+        return ()
     rule = rules.header if found.authorization else rules.parameter if found.in_query else rules.word
-    if rules.computed.match(text, start) or (code and rules.reference.match(text, start)):
-        return ()
-    if not found.sep and text.startswith("-", start):
-        return ()
     run = rule.match(text, start)
     if run is None:
         return ()
     stop = run.end()
-    if not (code or found.authorization) and found.sep and text[start - 1] in " \t" and _is_first_on_line(text, found.start):
-        line = rules.line.match(text, start)
-        stop = max(stop, line.end()) if line else stop
+    if alone and (spaced or found.authorization) and (line := rules.line.match(text, start)):
+        stop = max(stop, line.end())
     value = text[start:stop].rstrip()
     value = value if found.in_query else value.rstrip(",;" if found.authorization else ",;)]}")
     return _unless_plain(text, found, start, start + len(value))
@@ -616,7 +640,7 @@ def _bare_value(text: str, found: _Found, start: int, *, code: bool) -> Iterable
 def _is_first_on_line(text: str, start: int) -> bool:
     reach = max(0, start - 200)
     line = text.rfind("\n", reach, start) + 1
-    return (line > 0 or reach == 0) and not text[line:start].replace("export ", "").strip(" \t+-\"'\\")
+    return (line > 0 or reach == 0) and not text[line:start].replace("export ", "").strip(" \t+-")
 
 
 def _unless_plain(text: str, found: _Found, start: int, stop: int) -> tuple[tuple[int, int], ...]:
@@ -632,29 +656,30 @@ def _is_plain(value: str) -> bool:
         return False
     if value.strip().lower() in _CONSTANTS or (value[:1] in "${%<*" and _rules().placeholder.fullmatch(value)):
         return True
-    return is_secret_name(value) and value.replace("_", "").replace("-", "").isalpha()
+    return value.replace("_", "").replace("-", "").isalpha() and is_secret_name(value)
 
 
 # -- the environment ---------------------------------------------------------------------------------------------------
 
 # Variables that change what a program computes or which devices it sees. Neither job ids nor lists of nodes: those change
 # from run to run.
-_VARIABLES = frozenset(
-    "ACCELERATE_MIXED_PRECISION BLIS_NUM_THREADS CONDA_DEFAULT_ENV CUBLAS_WORKSPACE_CONFIG CUDA_DEVICE_ORDER"
-    " CUDA_LAUNCH_BLOCKING CUDA_VISIBLE_DEVICES FLAX_PROFILE GOTO_NUM_THREADS HF_DATASETS_OFFLINE HF_HUB_OFFLINE"
-    " HIP_VISIBLE_DEVICES HSA_OVERRIDE_GFX_VERSION JAX_DEFAULT_MATMUL_PRECISION JAX_ENABLE_X64 JAX_PLATFORMS"
-    " JAX_DISABLE_JIT KERAS_BACKEND KMP_AFFINITY KMP_BLOCKTIME LANG LC_ALL LD_PRELOAD LOCAL_RANK LOCAL_WORLD_SIZE"
-    " MALLOC_CONF MKL_CBWR MKL_DYNAMIC MKL_NUM_THREADS MKL_THREADING_LAYER NCCL_ALGO NCCL_IB_DISABLE NCCL_P2P_DISABLE"
-    " NCCL_PROTO NODE_RANK NPY_DISABLE_CPU_FEATURES NUMBA_DISABLE_JIT NUMBA_NUM_THREADS NUMEXPR_NUM_THREADS"
-    " NVIDIA_TF32_OVERRIDE NVIDIA_VISIBLE_DEVICES OMP_DYNAMIC OMP_NUM_THREADS OMP_PLACES OMP_PROC_BIND"
-    " OPENBLAS_CORETYPE OPENBLAS_NUM_THREADS POLARS_MAX_THREADS PYTHONDONTWRITEBYTECODE PYTHONHASHSEED PYTHONOPTIMIZE"
-    " PYTHONUTF8 PYTORCH_CUDA_ALLOC_CONF PYTORCH_ENABLE_MPS_FALLBACK RANK RAYON_NUM_THREADS ROCR_VISIBLE_DEVICES"
-    " SLURM_CPUS_PER_TASK SLURM_GPUS_ON_NODE SLURM_LOCALID SLURM_NNODES SLURM_NODEID SLURM_NTASKS"
-    " SLURM_NTASKS_PER_NODE SLURM_PROCID TF_CUDNN_DETERMINISTIC TF_DETERMINISTIC_OPS TF_ENABLE_ONEDNN_OPTS"
-    " TF_FORCE_GPU_ALLOW_GROWTH TF_GPU_ALLOCATOR TF_XLA_FLAGS TOKENIZERS_PARALLELISM TORCHDYNAMO_DISABLE TORCH_COMPILE_DISABLE"
-    " TORCH_CUDNN_V8_API_DISABLED TORCH_CUDA_ARCH_LIST TRANSFORMERS_OFFLINE TZ VECLIB_MAXIMUM_THREADS VIRTUAL_ENV"
-    " WORLD_SIZE XLA_FLAGS XLA_PYTHON_CLIENT_ALLOCATOR XLA_PYTHON_CLIENT_MEM_FRACTION XLA_PYTHON_CLIENT_PREALLOCATE".split()
-)
+_VARIABLES = _set("""
+    ACCELERATE_MIXED_PRECISION BLIS_NUM_THREADS CONDA_DEFAULT_ENV CUBLAS_WORKSPACE_CONFIG CUDA_DEVICE_ORDER
+    CUDA_LAUNCH_BLOCKING CUDA_VISIBLE_DEVICES FLAX_PROFILE GOTO_NUM_THREADS HF_DATASETS_OFFLINE HF_HUB_OFFLINE
+    HIP_VISIBLE_DEVICES HSA_OVERRIDE_GFX_VERSION JAX_DEFAULT_MATMUL_PRECISION JAX_ENABLE_X64 JAX_PLATFORMS
+    JAX_DISABLE_JIT KERAS_BACKEND KMP_AFFINITY KMP_BLOCKTIME LANG LC_ALL LD_PRELOAD LOCAL_RANK LOCAL_WORLD_SIZE
+    MALLOC_CONF MKL_CBWR MKL_DYNAMIC MKL_NUM_THREADS MKL_THREADING_LAYER NCCL_ALGO NCCL_IB_DISABLE NCCL_P2P_DISABLE
+    NCCL_PROTO NODE_RANK NPY_DISABLE_CPU_FEATURES NUMBA_DISABLE_JIT NUMBA_NUM_THREADS NUMEXPR_NUM_THREADS
+    NVIDIA_TF32_OVERRIDE NVIDIA_VISIBLE_DEVICES OMP_DYNAMIC OMP_NUM_THREADS OMP_PLACES OMP_PROC_BIND
+    OPENBLAS_CORETYPE OPENBLAS_NUM_THREADS POLARS_MAX_THREADS PYTHONHASHSEED PYTHONOPTIMIZE PYTHONUTF8
+    PYTORCH_CUDA_ALLOC_CONF PYTORCH_ENABLE_MPS_FALLBACK RANK RAYON_NUM_THREADS ROCR_VISIBLE_DEVICES
+    SLURM_CPUS_PER_TASK SLURM_GPUS_ON_NODE SLURM_LOCALID SLURM_NNODES SLURM_NODEID SLURM_NTASKS
+    SLURM_NTASKS_PER_NODE SLURM_PROCID TF_CUDNN_DETERMINISTIC TF_DETERMINISTIC_OPS TF_ENABLE_ONEDNN_OPTS
+    TF_FORCE_GPU_ALLOW_GROWTH TF_GPU_ALLOCATOR TF_XLA_FLAGS TOKENIZERS_PARALLELISM TORCHDYNAMO_DISABLE
+    TORCH_COMPILE_DISABLE TORCH_CUDNN_V8_API_DISABLED TORCH_CUDA_ARCH_LIST TRANSFORMERS_OFFLINE TZ
+    VECLIB_MAXIMUM_THREADS VIRTUAL_ENV WORLD_SIZE XLA_FLAGS XLA_PYTHON_CLIENT_ALLOCATOR
+    XLA_PYTHON_CLIENT_MEM_FRACTION XLA_PYTHON_CLIENT_PREALLOCATE
+""")
 
 
 class _Vcs(msgspec.Struct):
@@ -682,7 +707,7 @@ class _DirectUrl(msgspec.Struct):
 
 def capture_environment() -> Environment:
     """Return what the current process runs on; takes some ten milliseconds, most of it reading package folders."""
-    import platform  # noqa: PLC0415
+    import platform
 
     problems: list[str] = []
     nothing: list[str] = []
@@ -743,7 +768,7 @@ def _distributions(folder: str, problems: list[str]) -> Iterator[tuple[str, str]
     long. `importlib.metadata` reads and parses all of it.
     """
     if os.path.isfile(folder):
-        from importlib.metadata import distributions  # noqa: PLC0415
+        from importlib.metadata import distributions
 
         yield from ((dist.name, f"{dist.name}=={dist.version}") for dist in distributions(path=[folder]) if dist.name)
         return
@@ -794,7 +819,7 @@ def _direct(name: str, version: str, origin: _DirectUrl) -> str:
     """Write a distribution that did not come from an index as `pip freeze` does, without credentials."""
     url = _without_credentials(origin.url)
     if origin.dir_info is not None and origin.dir_info.editable:
-        from urllib.parse import unquote  # noqa: PLC0415
+        from urllib.parse import unquote
 
         place = unquote(url.removeprefix("file://")) if url.startswith("file://") else url
         return f"-e {_valid(place)}  # {name}=={version}"
@@ -810,6 +835,8 @@ def _without_credentials(url: str) -> str:
     scheme, mark, rest = url.partition("://")
     if mark:
         place, slash, path = rest.partition("/")
+        if "@" not in place and "@" in path and not place.partition(":")[2].isdigit() and ":" in place:
+            place, slash, path = rest.rpartition("@")[2].partition("/")  # a password with an unescaped slash
         user, at, host = place.rpartition("@")
         keep = user.partition(":")[0] + at if scheme.endswith("ssh") else ""
         url = f"{scheme}://{keep}{host}{slash}{path}"
@@ -817,7 +844,7 @@ def _without_credentials(url: str) -> str:
 
 
 def _cpu() -> str:
-    import platform  # noqa: PLC0415
+    import platform
 
     if sys.platform == "darwin":
         return _sysctl("machdep.cpu.brand_string")
@@ -840,7 +867,7 @@ def _physical_cores() -> int | None:
             except OSError:  # a core that is switched off, or a system without this description
                 continue
         return len(cores) or None
-    from importlib import import_module  # noqa: PLC0415
+    from importlib import import_module
 
     count = import_module("psutil").cpu_count(logical=False)
     return count if isinstance(count, int) else None
@@ -849,7 +876,7 @@ def _physical_cores() -> int | None:
 def _memory_bytes() -> int:
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    from importlib import import_module  # noqa: PLC0415
+    from importlib import import_module
 
     return int(import_module("psutil").virtual_memory().total)
 
@@ -858,7 +885,7 @@ def _gpus(problems: list[str]) -> list[Gpu]:
     """Ask NVIDIA's library where it is installed, else what the driver says under /proc (no memory sizes there)."""
     if not any(map(os.path.exists, ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0"))):
         return []
-    from importlib import import_module  # noqa: PLC0415
+    from importlib import import_module
 
     try:
         nvml = import_module("pynvml")
@@ -903,28 +930,22 @@ def _gpus_of_driver(folder: str, version_file: str) -> list[Gpu]:
 
 # -- the code ----------------------------------------------------------------------------------------------------------
 
-_SECRET_FILES = frozenset(
-    ".env .envrc .netrc _netrc .npmrc .pypirc .pgpass .my.cnf .htpasswd .git-credentials .dockercfg .vault-token .token token"
-    " token.json kubeconfig .s3cfg .boto .condarc id_rsa id_dsa id_ecdsa id_ed25519 secret secrets terraform.tfstate".split()
-)
-_SECRET_ENDINGS = tuple(
-    ".env .pem .key .p12 .pfx .jks .keystore .kdbx .ppk .gpg .asc .keytab .tfvars .secret .secrets .ovpn .mobileprovision".split()
-)
-_SECRET_STARTS = (
-    ".env.",
-    "credentials",
-    ".credentials",
-    "secrets.",
-    "secret.",
-    "client_secret",
-    "service_account",
-    "service-account",
-)
-_SECRET_FOLDERS = frozenset((".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".secrets", "secrets"))
-_SOURCE_ENDINGS = tuple(
-    ".py .pyi .pyx .pxd .c .h .cc .cpp .hpp .cu .cuh .rs .go .java .kt .scala .js .jsx .mjs .ts .tsx .jl .r .m .swift .cs .lua".split()
-)
-_FIRST_ENDINGS = (*_SOURCE_ENDINGS, *".sh .yaml .yml .toml .json .cfg .ini .txt .md .sql .ipynb".split())
+_SECRET_FILES = _set("""
+    .env .envrc .netrc _netrc .npmrc .pypirc .pgpass .my.cnf .htpasswd .git-credentials .dockercfg .vault-token
+    .token token token.json kubeconfig .s3cfg .boto .condarc id_rsa id_dsa id_ecdsa id_ed25519 secret secrets
+    terraform.tfstate
+""")
+_SECRET_ENDINGS = _list("""
+    .env .pem .key .p12 .pfx .jks .keystore .kdbx .ppk .gpg .keytab .tfvars .secret .secrets .ovpn
+    .mobileprovision
+""")
+_SECRET_STARTS = _list(".env. credentials .credentials secrets. secret. client_secret service_account service-account")
+_SECRET_FOLDERS = _set(".ssh .gnupg .aws .azure .kube .docker .secrets secrets")
+_SOURCE_ENDINGS = _list("""
+    .py .pyi .pyx .pxd .c .h .cc .cpp .hpp .cu .cuh .rs .go .java .kt .scala .js .jsx .mjs .ts .tsx .jl .r .m .swift
+    .cs .lua
+""")
+_FIRST_ENDINGS = _SOURCE_ENDINGS + _list(".sh .yaml .yml .toml .json .cfg .ini .txt .md .sql .ipynb")
 
 _GIT_OPTIONS = (
     "--no-pager", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=true",
@@ -970,7 +991,7 @@ class _GitFailure(Exception):  # noqa: N818
 def capture_code(folder: str, script: str | None) -> Code:
     """Return commit, uncommitted changes and untracked files of the repository that `folder` lies in.
 
-    Five calls of git at most, the one that GitPython makes at import included. Outside a repository, and where git
+    At most six calls of git, the one that GitPython makes at import included. Outside a repository, and where git
     cannot be asked, the text of `script` is what there is.
     """
     problems: list[str] = []
@@ -981,7 +1002,7 @@ def capture_code(folder: str, script: str | None) -> Code:
         problems.append(_sentence(str(failure)))
     except (OSError, ValueError) as error:
         problems.append(_sentence(f"git: {type(error).__name__}: {error}"))
-    files = _script_text(place, problems) if place else {}
+    files = _script_text(place, _valid(place), problems) if place else {}
     return Code(files=files, script=place and _valid(place), problems=problems)
 
 
@@ -994,103 +1015,108 @@ class _Git:
         self._git = _git_module()
 
     def ask(self, *arguments: str, limit: int = 1024 * 1024) -> _Answer:
-        """Run git and read at most `limit` bytes of what it says; what is beyond is counted, not kept."""
-        import threading  # noqa: PLC0415
-
+        """Run git and keep at most `limit` bytes of what it says; what is beyond is counted."""
         command = ["git", *_GIT_OPTIONS, "-C", self.folder, *arguments]
         try:
-            process = self._git.Git().execute(command, as_process=True, env=_GIT_ENVIRONMENT, shell=False).proc
+            running = self._git.Git().execute(command, as_process=True, env=_GIT_ENVIRONMENT, shell=False)
         except self._git.GitCommandNotFound as error:
             raise _GitFailure("git is not installed") from error
-        errors: list[bytes] = []
-        listener = threading.Thread(target=_drain, args=(process.stderr, errors), daemon=True)
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            process.kill()
-
-        clock = threading.Timer(self.seconds, stop)
-        clock.daemon = True
-        listener.start()
-        clock.start()
-        try:
-            output, size = _bounded(process.stdout, limit)
-            status = process.wait()
-        finally:
-            clock.cancel()
-            clock.join()
-        listener.join(1.0)  # a child of a killed git may hold the pipe
-        said = b"".join(errors).decode("utf-8", "replace").strip()
-        return _Answer(status, output, size, said, late.is_set())
+        return _listen(running.proc, limit, self.seconds)  # `running` would stop it when it is collected
 
     def tell(self, *arguments: str, limit: int = 1024 * 1024) -> bytes:
         """Return what git says, or raise `_GitFailure` with a reason that a person can act on."""
         answer = self.ask(*arguments, limit=limit)
-        if answer.late:
-            raise _GitFailure(f"git {arguments[0]} took longer than {self.seconds:g} s")
-        if answer.status == 0:
+        if answer.status == 0 and not answer.late:
             return answer.output
+        raise self.failure(answer, arguments[0])
+
+    def failure(self, answer: _Answer, verb: str) -> _GitFailure:
+        """Return why there is no answer."""
+        if answer.late:
+            return _GitFailure(f"git {verb} took longer than {self.seconds:g} s")
         if "dubious ownership" in answer.error or "safe.directory" in answer.error:
-            raise _GitFailure(f"git refuses a repository of another user (safe.directory): {self.folder}")
+            return _GitFailure(f"git refuses a repository of another user (safe.directory): {self.folder}")
         if "not a git repository" in answer.error:
-            raise _GitFailure(f"not in a git repository: {self.folder}")
-        raise _GitFailure(f"git {arguments[0]} failed: {answer.error.partition(chr(10))[0] or answer.status}")
+            return _GitFailure(f"not in a git repository: {self.folder}")
+        return _GitFailure(f"git {verb} failed: {answer.error.partition(chr(10))[0] or answer.status}")
 
 
 def _git_module() -> ModuleType:
-    """Import GitPython. Without a git binary its import raises unless GIT_PYTHON_REFRESH says quiet."""
-    name = "GIT_PYTHON_REFRESH"
+    """Import GitPython. Where there is no git binary its import raises unless GIT_PYTHON_REFRESH says quiet."""
     with _importing:
-        if "git" in sys.modules:
-            before: str | None = os.environ.get(name)
-        else:
-            before = os.environ.get(name)
-            os.environ[name] = "quiet"
+        before = os.environ.get("GIT_PYTHON_REFRESH")
+        if "git" not in sys.modules:
+            os.environ["GIT_PYTHON_REFRESH"] = "quiet"
         try:
-            import git  # noqa: PLC0415
+            import git
         except ImportError as error:
             raise _GitFailure(f"GitPython cannot be imported: {error}") from error
         finally:
             if before is None:
-                os.environ.pop(name, None)
+                os.environ.pop("GIT_PYTHON_REFRESH", None)
             else:
-                os.environ[name] = before
+                os.environ["GIT_PYTHON_REFRESH"] = before
+    if not hasattr(git, "GitCommandNotFound"):
+        raise _GitFailure(f"the module named git is not GitPython: {getattr(git, '__file__', None)}")
     return git
 
 
-def _drain(pipe: IO[bytes], kept: list[bytes]) -> None:
-    """Read a pipe to its end and keep its first 16 KiB."""
+def _listen(process: subprocess.Popen[bytes], limit: int, seconds: float) -> _Answer:
+    """Read what a process says until it ends or its time is over; no thread is needed, and none could start at exit."""
+    import selectors
+    import time
+
+    out, err = process.stdout, process.stderr
+    if out is None or err is None:
+        raise _GitFailure("git has no pipes")
+    deadline, late, size = time.monotonic() + seconds, False, 0
+    kept = {out.fileno(): bytearray(), err.fileno(): bytearray()}
+    with selectors.DefaultSelector() as selector:
+        for descriptor in kept:
+            selector.register(descriptor, selectors.EVENT_READ)
+        # A program that git started may hold stderr open for longer, so the end of stdout is the end.
+        while out.fileno() in selector.get_map() and not late:
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            late = not ready
+            for key, _ in ready:
+                chunk = os.read(key.fd, 262144)
+                size += len(chunk) if key.fd == out.fileno() else 0
+                room = (limit if key.fd == out.fileno() else 16384) - len(kept[key.fd])
+                kept[key.fd] += chunk[: max(0, room)]
+                if not chunk:
+                    selector.unregister(key.fd)
+        late = _ended_late(process, deadline - time.monotonic()) or late
+        if err.fileno() in selector.get_map() and any(key.fd == err.fileno() for key, _ in selector.select(0)):
+            kept[err.fileno()] += os.read(err.fileno(), 16384)
+    output, said = (bytes(kept[pipe.fileno()]) for pipe in (out, err))
+    return _Answer(process.returncode or 0, output, size, said.decode("utf-8", "replace").strip(), late)
+
+
+def _ended_late(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    from subprocess import TimeoutExpired
+
     try:
-        while chunk := pipe.read1(8192):  # type: ignore[attr-defined]
-            if len(kept) < 2:  # noqa: PLR2004
-                kept.append(chunk)
-    except (OSError, ValueError) as error:  # closed by the side that gave up waiting
-        kept.append(str(error).encode())
-
-
-def _bounded(pipe: IO[bytes], limit: int) -> tuple[bytes, int]:
-    """Read a pipe to its end; return its first `limit` bytes and how many there were."""
-    kept, size = bytearray(), 0
-    while chunk := pipe.read1(262144):  # type: ignore[attr-defined]
-        kept += chunk[: limit - len(kept)] if len(kept) < limit else b""
-        size += len(chunk)
-    return bytes(kept), size
+        process.wait(max(0.0, seconds))
+    except TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    return False
 
 
 def _repository_code(git: _Git, script: str | None, problems: list[str]) -> Code:
     answer = git.ask("rev-parse", "--is-inside-work-tree", "--show-toplevel")
     inside, _, top = answer.output.partition(b"\n")
-    if inside != b"true" or answer.status != 0:
-        if inside == b"false":
-            return _bare_code(git, script, problems)
-        git.tell("rev-parse", "--is-inside-work-tree", "--show-toplevel")  # says why not
+    if inside == b"false":
+        return _bare_code(git, script, problems)
+    if answer.status != 0 or answer.late:
+        raise git.failure(answer, "rev-parse")
     root = os.path.normpath(os.fsdecode(top.removesuffix(b"\n")))
     status = _status(git, problems)
     files = _untracked_texts(root, status.untracked, problems)
     name = _name_in(root, script) if script else None
-    if script and name == _valid(script):  # outside the repository: neither commit nor diff has it
-        files |= _script_text(script, problems)
+    if script and name and not _is_known(git, status, script, name):
+        files |= _script_text(script, name, problems)
     return Code(
         git_hash=status.commit,
         branch=status.branch,
@@ -1101,6 +1127,15 @@ def _repository_code(git: _Git, script: str | None, problems: list[str]) -> Code
         script=name,
         problems=problems,
     )
+
+
+def _is_known(git: _Git, status: _Status, script: str, name: str) -> bool:
+    """Say whether commit, diff or untracked files account for the script: not one that is ignored or lies elsewhere."""
+    if name == _valid(script):
+        return False
+    if name in map(_valid, (*status.untracked, *status.changed)):
+        return True
+    return git.ask("ls-files", "--error-unmatch", "--", script).status == 0
 
 
 def _bare_code(git: _Git, script: str | None, problems: list[str]) -> Code:
@@ -1114,7 +1149,7 @@ def _bare_code(git: _Git, script: str | None, problems: list[str]) -> Code:
         git_hash=commit if known else None,
         branch=name,
         remote=_remote(git, name, problems),
-        files=_script_text(script, problems) if script else {},
+        files=_script_text(script, _valid(script), problems) if script else {},
         script=script and _valid(script),
         problems=problems,
     )
@@ -1191,8 +1226,9 @@ def _diff(git: _Git, status: _Status, problems: list[str]) -> str:
         if not status.commit:
             problems.append("no commit yet: the diff is against an empty tree")
         answer = git.ask(
-            "diff", base, "--binary", "--no-ext-diff", "--no-textconv", "--no-color", "-U3", "--src-prefix=a/", "--dst-prefix=b/",
-            "--submodule=short", "--ignore-submodules=untracked", "--", ":(top)", *(f":(top,exclude,literal){name}" for name in secret),
+            "diff", base, "--binary", "--no-ext-diff", "--no-textconv", "--no-color", "-U3", "--src-prefix=a/",
+            "--dst-prefix=b/", "--submodule=short", "--ignore-submodules=untracked",
+            "--", ":(top)", *(f":(top,exclude,literal){name}" for name in secret),
             limit=DIFF_BYTES,
         )  # fmt: skip
     except (_GitFailure, OSError, ValueError) as error:  # OSError: more secret names than a command line takes
@@ -1201,39 +1237,38 @@ def _diff(git: _Git, status: _Status, problems: list[str]) -> str:
     if answer.status != 0 and not answer.late:
         problems.append(_sentence(f"diff left out: {answer.error}"))
         return ""
-    if answer.late:
-        problems.append(f"the diff is not complete: git took longer than {git.seconds:g} s")
     return _diff_text(answer, problems)
 
 
 def _diff_text(answer: _Answer, problems: list[str]) -> str:
     """Redact a diff and bound it; a diff that is cut ends in a line that says so."""
-    cut = answer.late or answer.size_bytes > len(answer.output)
-    output = answer.output[: answer.output.rfind(b"\n") + 1] if cut else answer.output
-    text = output.decode("utf-8", "replace")
-    if "\ufffd" in text and "\ufffd".encode() not in output:
+    text = answer.output.decode("utf-8", "replace")
+    if "\ufffd" in text and "\ufffd".encode() not in answer.output:
         problems.append("the diff has bytes that are not UTF-8; they show as U+FFFD")
-    text = _redact_diff(text)
-    if len(text) * 4 > DIFF_BYTES and len(encoded := text.encode()) > DIFF_BYTES:
-        text = encoded[: encoded.rfind(b"\n", 0, DIFF_BYTES) + 1].decode()
-        cut = True
-    if cut:
-        size = f"{'more than ' if answer.late else ''}{answer.size_bytes} bytes"
-        problems.append(f"the diff is cut: {size}, the limit is {DIFF_BYTES}")
-        text += f"[ailab: the diff is cut here; in all it has {size}, the limit is {DIFF_BYTES}]\n"
-    return text
+    cut = answer.late or answer.size_bytes > len(answer.output)
+    if cut:  # the last line may be the first half of a secret
+        text = text[: text.rfind("\n") + 1]
+    encoded = _redact_diff(text).encode()
+    if not cut and len(encoded) <= DIFF_BYTES:
+        return encoded.decode()
+    size = f"{'more than ' if answer.late else ''}{answer.size_bytes} bytes"
+    note = f"the diff is cut: in all it has {size}, the limit is {DIFF_BYTES} bytes"
+    problems.append(note)
+    return encoded[: encoded.rfind(b"\n", 0, DIFF_BYTES - 256) + 1].decode() + f"[ailab: {note}]\n"
 
 
 def _redact_diff(diff: str) -> str:
     """Redact a diff file by file. Binary patches stay as they are: compressed, they show no secret and must not change."""
+    import re
+
     secrets = _environment_secrets()
-    starts = [match.start() for match in _compile(r"(?m)^diff --git ").finditer(diff)]
+    starts = [match.start() for match in re.finditer(r"(?m)^diff --git ", diff)]
     pieces = []
     for start, stop in zip([0, *starts], [*starts, len(diff)], strict=True):
         section = diff[start:stop]
         code = section.partition("\n")[0].rstrip('"').lower().endswith(_SOURCE_ENDINGS)
         text, mark, patch = section.partition("\nGIT binary patch\n")
-        binary = _compile(r"(?:(?:literal|delta) [0-9]++\n(?:[A-Za-z][!-~]{1,66}+\n)*+\n)*+").fullmatch(patch)
+        binary = re.fullmatch(r"(?:(?:literal|delta) [0-9]++\n(?:[A-Za-z][!-~]{1,66}+\n)*+\n)*+", patch)
         if mark and not binary:
             text, mark, patch = section, "", ""
         pieces.append(_redact(text, secrets=secrets, code=code) + mark + patch)
@@ -1270,7 +1305,7 @@ def _unwanted(name: str) -> str:
 
 def _file_text(path: str, *, follow: bool) -> tuple[str, str]:
     """Return (text, "") of a small regular UTF-8 file, else ("", why not)."""
-    from stat import S_ISREG  # noqa: PLC0415
+    from stat import S_ISREG
 
     # A link may lead out of the repository and a pipe would block.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -1280,8 +1315,8 @@ def _file_text(path: str, *, follow: bool) -> tuple[str, str]:
             if not S_ISREG(os.fstat(descriptor).st_mode):
                 return "", "not a regular file"
             raw = file.read(FILE_BYTES + 1)
-    except OSError as error:
-        return "", f"not readable ({os.strerror(error.errno or 0)})"
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a zero byte
+        return "", f"not readable ({getattr(error, 'strerror', None) or error})"
     if len(raw) > FILE_BYTES:
         return "", f"larger than {FILE_BYTES} bytes"
     try:
@@ -1290,12 +1325,12 @@ def _file_text(path: str, *, follow: bool) -> tuple[str, str]:
         return "", "not text"
 
 
-def _script_text(script: str, problems: list[str]) -> dict[str, str]:
+def _script_text(script: str, name: str, problems: list[str]) -> dict[str, str]:
     text, reason = ("", "secret by name") if _is_secret_file(script) else _file_text(script, follow=True)
     if reason:
         problems.append(_left_out(f"the script is left out, {reason}", [script]))
         return {}
-    return {_valid(script): _redact(text, secrets=_environment_secrets(), code=script.lower().endswith(_SOURCE_ENDINGS))}
+    return {name: _redact(text, secrets=_environment_secrets(), code=script.lower().endswith(_SOURCE_ENDINGS))}
 
 
 def _name_in(root: str, script: str) -> str:
@@ -1318,10 +1353,9 @@ def _is_secret_file(name: str) -> bool:
 
 
 def _left_out(reason: str, names: list[str]) -> str:
-    """Write a reason and the first names that it holds for; secret names are all named, up to a length."""
-    shown = ", ".join(sorted(map(_valid, names))[: 20 if "secret" in reason else 5])
-    more = len(names) - (20 if "secret" in reason else 5)
-    return _sentence(f"{reason}: {shown}" + (f" and {more} more" if more > 0 else ""), length=2000)
+    """Write a reason and the names that it holds for, the first twenty of them."""
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""  # noqa: PLR2004
+    return _sentence(f"{reason}: {', '.join(sorted(map(_valid, names))[:20])}{more}", length=2000)
 
 
 # -- texts and small files ---------------------------------------------------------------------------------------------
@@ -1349,10 +1383,10 @@ def _head(path: str, size: int) -> bytes:
 
 def _sysctl(name: str) -> str:
     """Ask macOS for one of its settings; empty where it does not know it."""
-    import subprocess  # noqa: PLC0415
+    import subprocess
 
     try:
-        answer = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, timeout=5, check=False)  # noqa: S603
+        answer = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, timeout=5, check=False)
     except (OSError, subprocess.SubprocessError):
         return ""
     return answer.stdout.decode("utf-8", "replace").strip() if answer.returncode == 0 else ""

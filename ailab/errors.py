@@ -17,6 +17,8 @@ Who raises: every module. Who catches: the recorder's edge (training goes on; on
 
 from __future__ import annotations
 
+import sys
+
 
 class AilabError(Exception):
     """Base of every error that ailab raises on purpose.
@@ -127,3 +129,23 @@ class MissingExtraError(AilabError, ImportError):
     def __init__(self, what: str, *, extra: str) -> None:
         super().__init__(f"{what} needs an optional dependency", hint=f'pip install "ailab[{extra}]"')
         self.extra = extra
+
+
+def is_from_signal_handler(problem: BaseException) -> bool:
+    """Whether a signal handler of the caller's, run by the interpreter in the middle of our code, raised this.
+
+    Such an exception (a time limit, say) is for the caller and is never swallowed. The traceback tells: a frame in it runs the
+    code of an installed handler, or was handed the frame before it, as only handlers are.
+    """
+    signal = sys.modules.get("signal")
+    trace = problem.__traceback__
+    if signal is None or trace is None or trace.tb_next is None:
+        return False
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {getattr(getattr(handler, "__func__", handler), "__code__", None) for handler in handlers} - {None}
+    while trace.tb_next is not None:
+        frame = trace.tb_next.tb_frame
+        if frame.f_code in codes or any(value is trace.tb_frame for value in frame.f_locals.values()):
+            return True
+        trace = trace.tb_next
+    return False

@@ -19,7 +19,7 @@ import msgspec
 FORMAT = 1
 
 
-class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+class Line(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of a segment: the envelope around one event.
 
     `crc` comes last. It is the CRC-32 of the line's bytes with the digits of `crc` replaced by `0`, without the newline.
@@ -155,7 +155,7 @@ class ParametersAdded(Event, frozen=True, omit_defaults=True, kw_only=True):
     params: dict[str, Any]
 
 
-class MetricsLogged(Event, frozen=True, omit_defaults=True):
+class MetricsLogged(Event, frozen=True, omit_defaults=True, gc=False):
     """Points of one or more metrics. Without `step` the views count the points of each metric."""
 
     kind: ClassVar[str] = "metrics.logged"

@@ -29,7 +29,7 @@ from zlib import crc32
 import msgspec
 
 from . import __version__, events
-from .errors import DamageError, StoreError
+from .errors import DamageError, StoreError, is_from_signal_handler
 from .store import run_of_segment, segment_name
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ class Writer:
         self._opened_at = 0.0
         self._torn = False
         self._forked_from: str | None = None
-        self._retry_at = 0.0
+        self._header: events.SegmentOpened | None = None
+        self._retry: tuple[float, tuple[Any, ...]] | None = None
         self._warned_at = -WARN_SECONDS
         self._late: list[_Late] = []
         self._deferred: list[_Late] = []
@@ -139,7 +140,6 @@ class Writer:
         buffer = bytearray(4096)
         write, into, now, utc, tail, length, crc_of = os.write, _encoder.encode_into, datetime.now, _UTC, _TAIL, len, crc32
         line, payload, kind = events.Line, events.MetricsLogged, events.MetricsLogged.kind
-        durable, flush = self.durable, _flush
 
         def get() -> tuple[int, int, int, int, bool]:
             return fd, seq, prev, lead, dirty
@@ -165,7 +165,7 @@ class Writer:
             look_at, dirty = 0, True
 
         def metrics_logger(run: str, slow: Callable[[Any, Any, Any], None]) -> Callable[..., None]:
-            def log(values: Any, step: Any = None, *, time: Any = None, commit: Any = None) -> None:  # noqa: ARG001
+            def log(values: Any, step: Any = None, time: Any = None, commit: Any = None) -> None:  # noqa: ARG001
                 """Append one `metrics.logged` line: 1.5 times the cost of encoding it and one write (tests/bench)."""
                 nonlocal seq, prev, dirty
                 data = None
@@ -188,14 +188,12 @@ class Writer:
                                 into(crc, data, length(data) - 2)
                                 data += tail
                                 if write(fd, data) == length(data):
-                                    if durable:
-                                        flush(fd)
                                     prev = crc
                                     seq += 1
                                     dirty = seq >= look_at
                                     return
                 except Exception as problem:
-                    if data is not None and problem.__traceback__.tb_next is not None:  # type: ignore[union-attr]
+                    if is_from_signal_handler(problem):
                         raise  # not ours: a signal handler of the caller's raised it in here
                 slow(values, step, time)
 
@@ -240,10 +238,15 @@ class Writer:
                 raise OSError(0, "the segment is sealed")
             self._ready()
             self._settle_debts()
-            return self._write(late)
+            written = self._write(late)
         except OSError as problem:
+            if is_from_signal_handler(problem):
+                raise
             self._drop(late, problem)
             return None
+        if self._deferred:  # a signal handler has logged while this was written
+            self._append(self._deferred.pop())
+        return written
 
     def _ready(self) -> None:
         """Open, take up again after a fork or an interrupt, or rotate, as needed."""
@@ -252,6 +255,8 @@ class Writer:
             self._open()
         elif dirty:
             self._recover()
+            if self._header is not None and self._get()[1] == 0:  # it could not be written when the segment was opened
+                self._write(_Late(self._header, self.run, None, None))
             size = os.fstat(fd).st_size
             if size >= SEGMENT_BYTES or time.monotonic() - self._opened_at >= SEGMENT_SECONDS:
                 self._rotate()
@@ -266,17 +271,32 @@ class Writer:
             self._write(_Late(events.WritesDropped(count=count, error=error, first=first, last=last), self.run, None, None))
             self._lost = [0, "", None, None]
 
-    def _write(self, late: _Late) -> str:
+    def _write(self, late: _Late, *, last: bool = False) -> str:
         fd, seq, prev, lead, _ = self._get()
         line = events.Line(seq, datetime.now(_UTC), seq + lead, late.event.kind, late.run, late.by, late.via, late.event, prev, 0)
-        data, crc = encode_line(line)
+        try:
+            data, crc = encode_line(line)
+        except UnicodeEncodeError:  # a name or text with lone surrogates, as the file system hands out
+            data, crc = encode_line(msgspec.structs.replace(line, data=_without_surrogates(msgspec.to_builtins(late.event))))
         self._soil()
         self._put_bytes(fd, b"\n" + data if self._torn else data)
         self._torn = False
+        # with `durable` the fast path is never taken: its call would return before the flush; and none is taken after a footer
+        self._put(fd, seq + 1, crc, 0 if self.durable else self._next_look(fd, seq), self.durable or last)
         if self.durable:
-            _flush(fd)
-        self._put(fd, seq + 1, crc, self._next_look(fd, seq), False)
+            self._make_durable(fd)
         return f"{self.name}:{seq}"
+
+    def _make_durable(self, fd: int) -> None:
+        """Flush; a flush that failed is never tried again as if it could succeed: the next line goes to a new segment."""
+        try:
+            _flush(fd)
+        except OSError as problem:
+            self._opened_at = -SEGMENT_SECONDS
+            message = f"{self.name} could not be flushed to the disk: {_reason(problem)}"
+            if self.strict:
+                raise StoreError(message, path=self.store.segment_path(self.name)) from problem
+            self._say_seldom(f"{message}; a new segment is begun")
 
     def _next_look(self, fd: int, seq: int) -> int:
         """The seq at which size and age are looked at again: soon enough not to pass the size by much."""
@@ -300,40 +320,45 @@ class Writer:
             self.dropped += 1
             now = datetime.now(_UTC)
             self._lost = [self._lost[0] + 1, str(problem)[:500], self._lost[2] or now, now]
-        else:
+        elif not self.strict:  # with it the caller knows, and must not find later what he was told had failed
             self._late.append(late)
         self._soil()
         message = f"events cannot be written to {self.name or self.store.segments}: {_reason(problem)}"
         if self.strict:
             raise StoreError(message, path=self.store.path) from problem
+        self._say_seldom(f"{message}; training goes on, {self.dropped} points dropped so far")
+
+    def _say_seldom(self, message: str) -> None:
         if self._warn is not None and time.monotonic() - self._warned_at >= WARN_SECONDS:
             self._warned_at = time.monotonic()
-            self._warn(f"{message}; training goes on, {self.dropped} points dropped so far")
+            self._warn(message)
 
     # -- a segment's life --------------------------------------------------------------------------------------------
 
     def _open(self, *, previous: str | None = None, name: str = "") -> None:
-        if time.monotonic() < self._retry_at:
-            raise OSError(0, "the store could not be opened a moment ago")
-        self._retry_at = time.monotonic() + RETRY_SECONDS
+        if self._retry is not None and time.monotonic() < self._retry[0]:
+            raise OSError(*self._retry[1])
         from . import capture  # what a segment's header says of its process
 
         pid = os.getpid()
         name = name or segment_name(host=capture.host_name(), pid=pid, run=self.run)
-        fd = self._create(name)
-        self.name, self._pid, self._opened_at, self._torn = name, pid, time.monotonic(), False
-        self._put(fd, 0, 0, 0, True)
-        _open_writers.add(self)
+        _open_writers.add(self)  # before the file is there: a fork in between must not leave the child a lock that is held
         header = events.SegmentOpened(
             format=events.FORMAT, segment=name, ailab=__version__, host=capture.host_name(), pid=pid, user=capture.user_name(),
             boot=capture.boot_id(), started=capture.process_start(pid), via=self.via, by=self.by, previous=previous,
             forked_from=self._forked_from,
         )  # fmt: skip
-        self._forked_from = None
+        try:
+            fd = self._create(name)
+        except OSError as problem:
+            self._retry = (time.monotonic() + RETRY_SECONDS, (problem.errno, problem.strerror, problem.filename))
+            raise
+        self.name, self._pid, self._opened_at, self._torn = name, pid, time.monotonic(), False
+        self._header, self._forked_from, self._retry = header, None, None
+        self._put(fd, 0, 0, 0, True)
         self._write(_Late(header, self.run, None, None))
         if self.durable:
             sync_folder(self.store.segments)
-        self._retry_at = 0.0
 
     def _create(self, name: str) -> int:
         path = self.store.segment_path(name)
@@ -352,17 +377,26 @@ class Writer:
         size = os.fstat(fd).st_size
         start, tail = size, b""
         while start > 0:
-            step = min(start, 1 << 16)
+            step = min(start, max(1 << 16, len(tail)))
             start -= step
             tail = os.pread(fd, step, start) + tail
             for line in reversed(tail.split(b"\n")[1 if start else 0 : -1]):
                 crc = stated_crc(line)
                 if crc is not None:
                     self._torn = not tail.endswith(b"\n")
-                    self._put(fd, msgspec.json.decode(line)["seq"] + 1, crc, 0, True)
+                    self._go_on_after(fd, line, crc)
                     return
         self._torn = size > 0 and not tail.endswith(b"\n")
         self._put(fd, 0, 0, 0, True)  # not even the header is whole
+
+    def _go_on_after(self, fd: int, line: bytes, crc: int) -> None:
+        """Take up the file after its last whole line; after a footer (an interrupt came before the next segment), in a new one."""
+        last = msgspec.json.decode(line)
+        self._put(fd, last["seq"] + 1, crc, 0, True)
+        if last["kind"] == events.SegmentSealed.kind:
+            following = last["data"].get("next", "")
+            self._close()
+            self._open(previous=self.name, name="" if os.path.exists(self.store.segment_path(following)) else following)
 
     def _rotate(self) -> None:
         from . import capture
@@ -385,12 +419,24 @@ class Writer:
             digest.update(chunk)
             offset += len(chunk)
         footer = events.SegmentSealed(lines=seq, bytes=offset, sha256=digest.hexdigest(), next=following)
-        self._write(_Late(footer, self.run, None, None))
+        self._write(_Late(footer, self.run, None, None), last=True)
         _flush(fd)
-        os.close(fd)
-        self._put(-1, 0, 0, 0, True)
-        _open_writers.discard(self)
+        self._close()
         sync_folder(self.store.segments)
+
+    def _close(self) -> None:
+        """Let the file go: out of the state first, so that no interrupt leaves a number there that may mean another file."""
+        fd, *_ = self._get()
+        self._leave()
+        _open_writers.discard(self)
+        if fd >= 0:
+            os.close(fd)
+
+    def _leave(self) -> None:
+        """Have no segment; the next one's clock goes on where this one's ended, though its seq begins at 0."""
+        _, seq, _, lead, _ = self._get()
+        self._set_lead(lead + seq)
+        self._put(-1, 0, 0, 0, True)
 
     def sync(self) -> None:
         """Return when all that was appended is on the disk, as far as the disk tells the truth."""
@@ -409,23 +455,23 @@ class Writer:
             fd, *_ = self._get()
             if self._sealed or (fd < 0 and not self._late and not self._lost[0]):
                 self._sealed = True
+                _open_writers.discard(self)
                 return
             try:
                 self._ready()
                 self._settle_debts()
                 self._seal(None)
             except OSError as problem:
-                self._drop(_Late(events.HeartbeatSent(), self.run, None, None), problem)
+                if is_from_signal_handler(problem):
+                    raise
                 self.abandon()
+                self._sealed = True
+                self._drop(_Late(events.HeartbeatSent(), self.run, None, None), problem)
             self._sealed = True
 
     def abandon(self) -> None:
         """Close the file as it is, without a footer, as a killed process would leave it."""
-        fd, *_ = self._get()
-        _open_writers.discard(self)
-        if fd >= 0:
-            self._put(-1, 0, 0, 0, True)
-            os.close(fd)
+        self._close()
 
     def lines(self) -> int:
         """How many lines the current segment has; tells the heartbeat whether anything was said."""
@@ -444,11 +490,22 @@ class Writer:
         """In a forked child: let go of the parent's file and its lock; the next event opens a segment of its own."""
         fd, *_ = self._get()
         self._renew_lock()
-        self._forked_from = self.name
+        self._forked_from = self.name or None
         self._late, self._deferred, self._lost = [], [], [0, "", None, None]
-        self._put(-1, 0, 0, 0, True)
+        self._leave()
         if fd >= 0:
             os.close(fd)  # closing keeps the parent's flock; unlocking would take it away
+
+
+def _without_surrogates(value: Any) -> Any:
+    """`value` with lone surrogates escaped, so that it can be written, and read by every JSON library."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_surrogates(inner) for inner in value]
+    return value
 
 
 def _reason(problem: OSError) -> str:
@@ -693,7 +750,8 @@ class Tail:
                 segment = self.segments[name] = Segment(name, self.store.segment_path(name))
             try:
                 yield from self._read(segment)
-                self._refused.pop(name, None)
+                if name in self.segments:  # it was not found to be a copy
+                    self._refused.pop(name, None)
             except OSError as problem:
                 self._refused[name] = DamageError("unreadable", path=segment.path, detail=_reason(problem))
 

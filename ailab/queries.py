@@ -509,7 +509,9 @@ def resolve_run(lab: Lab, text: str) -> str:
         rows = lab.con.execute("SELECT run_id FROM run_now WHERE run_id = ?", [text]).fetchall()
     if not rows and len(text) >= 4:  # noqa: PLR2004  (fewer characters name nobody on purpose)
         rows = lab.con.execute(
-            "SELECT run_id FROM run_now WHERE starts_with(run_id, $1) OR ends_with(run_id, $1) LIMIT 4", [text.lower()]
+            "SELECT run_id FROM run_now WHERE starts_with(lower(run_id), $1) OR ends_with(lower(run_id), $1) "
+            "ORDER BY run_id LIMIT 4",
+            [text.lower()],
         ).fetchall()
     if len(rows) == 1:
         return str(rows[0][0])
@@ -724,3 +726,49 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return str(value)
+
+
+# -- about the views and metrics themselves ----------------------------------------------------------------------------
+
+
+class ColumnInfo(msgspec.Struct, kw_only=True):
+    """A column that SQL may name."""
+
+    name: str
+    type: str
+    comment: str | None
+
+
+class ViewInfo(msgspec.Struct, kw_only=True):
+    """A view that SQL may ask, with its columns in order."""
+
+    name: str
+    comment: str
+    columns: list[ColumnInfo]
+
+
+def describe_views(lab: Lab) -> list[ViewInfo]:
+    """The views that people may rely on, by name, with a comment for each and its columns.
+
+    A column of `wide` has the comment of the same column of `runs`; a parameter or metric has none.
+    """
+    rows = lab.con.execute(
+        """
+        SELECT v.view_name, v.comment, c.column_name, c.data_type, coalesce(c.comment, r.comment)
+        FROM duckdb_views() v
+        JOIN duckdb_columns() c ON c.table_oid = v.view_oid
+        LEFT JOIN duckdb_columns() r ON v.view_name = 'wide' AND r.table_name = 'runs' AND r.column_name = c.column_name
+        WHERE NOT v.internal AND v.comment IS NOT NULL
+        ORDER BY v.view_name, c.column_index
+        """
+    ).fetchall()
+    found: dict[str, ViewInfo] = {}
+    for view, about, name, kind, comment in rows:
+        info = found.setdefault(view, ViewInfo(name=view, comment=about, columns=[]))
+        info.columns.append(ColumnInfo(name=name, type=kind, comment=comment))
+    return list(found.values())
+
+
+def metric_goals(lab: Lab, metric_names: Sequence[str]) -> dict[str, Literal["max", "min"]]:
+    """Which way the best values of metrics lie, as the leaderboard orders them by default."""
+    return {name: "min" if _best_first(lab, name) == "asc" else "max" for name in metric_names}

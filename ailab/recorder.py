@@ -14,13 +14,13 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import threading
 import time
+from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
 from . import events, settings, values
-from .errors import AilabError, MissingExtraError, RejectedError, StoreError
-from .runs import Edge, Run, check_run_id, current, end_of, new_run_id, one_of, open_runs, say
+from .errors import AilabError, MissingExtraError, RejectedError
+from .runs import Edge, Run, check_run_id, current, end_of, new_run_id, one_of, open_runs, say, told
 from .store import Store, find_store, open_store
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 15.0
 """A writer that said nothing for so long says that it is there."""
 
-_lock = threading.Lock()
+_lock = allocate_lock()
 
 
 # -- starting ----------------------------------------------------------------------------------------------------------
@@ -102,44 +102,49 @@ def start_run(  # the habits of several trackers meet in this one call; all but 
     setting = _settings(given)
     outer = active_run()
     run = _make_run(setting, resume=resume)
-    run._outer = current.get()
-    current.set(run)
-    with Edge(run):
-        if run._writer is None:
-            run.config.take(values.parameters({**_mapping(config), **_mapping(params)})[0])
-            return run
-        kept, refused = values.parameters({**_mapping(config), **_mapping(params)})
-        run.config.take(kept)
-        run.seed = seed if seed is not None else _seed_among(kept, setting.seed)
-        mother = parent.id if isinstance(parent, Run) else parent
-        if mother is None and outer is not None and outer is not run and nested is not False:
+    kept = _parameters(run, config, params)
+    if run._writer is not None:
+        run.seed = setting.seed if seed is not None else _seed_among(kept, setting.seed)
+        mother = parent.id if isinstance(parent, Run) else None if parent is None else str(parent)
+        if mother is None and outer is not None and nested is not False:
             mother = outer.id
-        known = _captured_ids(capture)
-        run._wandb, run._own_wandb, wandb_url = _wandb(run, setting, kept, start=wandb)
-        if run._wandb is not None:
-            run.__dict__.pop("log", None)
-        run._write(
-            _first_event(
-                run,
-                setting,
-                kept,
-                group=setting.group,
-                mother=mother,
-                known=known,
-                tags=tags,
-                wandb_url=wandb_url,
-                description=description,
-            )
-        )
-        run._refuse(refused)
-        text = note if note is not None else notes
-        if text is not None:
-            run._write(events.NoteChanged(note=str(text)))
+        with Edge(run):
+            run._wandb, run._own_wandb, run._wandb_url = _wandb(run, setting, kept, start=wandb)
+            if run._wandb is not None:
+                run.__dict__.pop("log", None)
+        with Edge(run):
+            one_of("capture", capture, ("process", "run"))
+        words: dict[str, Any] = {}
+        with Edge(run):
+            words = values.tags(tags)
+        known = _captured_ids(run, capture)
+        with Edge(run):
+            _begin(run, kept, mother=mother, known=known, tags=words, description=description)
+        with Edge(run):
+            if note is not None or notes is not None:
+                run._write(events.NoteChanged(note=str(note if note is not None else notes)))
         _register(run)
         if known is None:
+            import threading
+
             run._captured = threading.Thread(target=_capture, args=(run, capture), name="ailab-capture", daemon=True)
             run._captured.start()
+    run._outer = current.get()
+    current.set(run)
     return run
+
+
+def _parameters(run: Run, *given: Any) -> dict[str, Any]:
+    """The parameters given, as they are kept; what cannot be kept whole is said, or raised before anything is written."""
+    kept: dict[str, Any] = {}
+    for each in given:
+        with Edge(run):
+            if each is not None:
+                more, refused = values.parameters(each)
+                run._refuse(refused, outcome="training goes on")
+                kept.update(more)
+    run.config.take(kept)
+    return kept
 
 
 def init(project: str | None = None, **given: Any) -> Run:
@@ -158,37 +163,44 @@ def run(name: str | None = None, **given: Any) -> Run:
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """The settings; a text that is not allowed is said, and everything but the arguments falls back to defaults."""
-    try:
-        return settings.load(**given)
-    except (AilabError, OSError) as problem:
-        if given["strict"] or os.environ.get("AILAB_STRICT") == "1":
-            raise
-        say(f"{problem}; this setting and those from files are left out, training goes on", once=str(problem))
-        allowed = {k: v for k, v in given.items() if v is not None and k not in {"seed", "mode"}}
-        return settings.Settings(**{"dir": os.environ.get("AILAB_DIR"), **allowed})
+    """The settings; one that is not allowed is said and left out, or raised if the others say `strict`."""
+    problems: list[Exception] = []
+    setting = settings.load(problems=problems, **given)
+    if problems and setting.strict:
+        raise problems[0]
+    for problem in problems:
+        say(told(problem, "it is left out, training goes on"), once=str(problem), silent=setting.silent)
+    return setting
 
 
 def _make_run(setting: Settings, *, resume: str | bool | None) -> Run:
     """The run's object with its store opened; a store that cannot be used gives a run that records nothing, and says so."""
     script = os.path.splitext(os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else "run"))[0] or "run"
     name = setting.run_name or script
+    if setting.mode == "disabled":
+        return Run(setting.run_id or new_run_id(), name, setting, None)
     try:
-        run_id = check_run_id(setting.run_id) if setting.run_id else new_run_id()
-        store = None
-        if setting.mode != "disabled":
-            store = open_store(setting.dir or find_store(), create=True)
-            if setting.run_id:
-                _check_resume(store, run_id, resume=resume)
-        return Run(run_id, name, setting, store)
-    except AilabError as problem:
+        store = open_store(setting.dir or find_store(), create=True)
+        return Run(_run_id(store, setting, resume=resume), name, setting, store)
+    except (AilabError, OSError) as problem:
         if setting.strict:
             raise
-        if isinstance(problem, StoreError):
-            say(f"{problem}\nailab: this run is not recorded, training goes on", once=str(problem), silent=setting.silent)
-            return Run(new_run_id(), name, setting, None)
-        say(f"{problem}; a new id is used, training goes on", once=str(problem), silent=setting.silent)
-        return Run(new_run_id(), name, setting, open_store(setting.dir or find_store(), create=True))
+        say(told(problem, "this run is not recorded, training goes on"), once=str(problem), silent=setting.silent)
+        return Run(new_run_id(), name, setting, None)
+
+
+def _run_id(store: Store, setting: Settings, *, resume: str | bool | None) -> str:
+    """The id asked for, or a new one where none is asked for or that one may not be had."""
+    if setting.run_id is None:
+        return new_run_id()
+    try:
+        _check_resume(store, check_run_id(setting.run_id), resume=resume)
+    except RejectedError as problem:
+        if setting.strict:
+            raise
+        say(told(problem, "a new id is used, training goes on"), once=str(problem), silent=setting.silent)
+        return new_run_id()
+    return setting.run_id
 
 
 def _check_resume(store: Store, run_id: str, *, resume: str | bool | None) -> None:
@@ -203,46 +215,45 @@ def _check_resume(store: Store, run_id: str, *, resume: str | bool | None) -> No
         )
 
 
-def _first_event(
+def _begin(
     run: Run,
-    setting: Settings,
     params: dict[str, Any],
     *,
-    group: str | None,
     mother: str | None,
     known: tuple[str, str] | None,
-    tags: Any,
-    wandb_url: str | None,
-    description: str | None,
-) -> events.Event:
+    tags: dict[str, Any],
+    description: Any,
+) -> None:
+    """Write the run's first event: that it started, or that it goes on, and then what was given besides."""
     from . import capture
 
-    environment, code = known or (None, None)
     assert run.store is not None  # noqa: S101  (a disabled run does not come here)
+    assert run._writer is not None  # noqa: S101
+    setting, about = run._setting, None if description is None else str(description)
+    environment, code = known or (None, None)
     before = run.store.segments_of_run(run.id) if setting.run_id else []
-    if before:
-        run._writer.observe(_last_clock(run.store, before))  # type: ignore[union-attr]
-        return events.RunResumed(command=capture.command_line(), params=params, environment=environment, code=code)
-    return events.RunStarted(
-        name=run.name, project=run.project, params=params, command=capture.command_line(), seed=run.seed, group=group,
-        parent=mother, dataset=setting.dataset_id, environment=environment, code=code, wandb_url=wandb_url,
-        tags={**values.tags(setting.tags), **values.tags(tags)}, description=description,
-    )  # fmt: skip
+    if not before:
+        run._write(
+            events.RunStarted(
+                name=run.name, project=run.project, params=params, command=capture.command_line(), seed=run.seed,
+                group=setting.group, parent=mother, dataset=setting.dataset_id, environment=environment, code=code,
+                wandb_url=run._wandb_url, tags={**values.tags(setting.tags), **tags}, description=about,
+            )
+        )  # fmt: skip
+        return
+    run._writer.observe(_last_clock(run.store, before))
+    run._write(events.RunResumed(command=capture.command_line(), params=params, environment=environment, code=code))
+    if setting.group or setting.dataset_id or about or run._wandb_url:
+        changed = events.RunChanged(group=setting.group, dataset=setting.dataset_id, description=about, wandb_url=run._wandb_url)
+        run._write(changed)
+    if tags:
+        run._write(events.TagsChanged(set=tags))
 
 
 def _last_clock(store: Store, names: list[str]) -> int:
     from .journal import scan
 
     return max((line.clock for name in names for line in scan(store.segment_path(name), mode="salvage")), default=-1)
-
-
-def _mapping(given: Any) -> dict[str, Any]:
-    if given is None:
-        return {}
-    plain = values._as_mapping(given)
-    if plain is None:
-        raise RejectedError(f"parameters are a dictionary, not {given!r:.80}", key="config", hint='config={"lr": 0.1}')
-    return {key: plain[key] for key in plain}
 
 
 def _seed_among(params: Mapping[str, Any], default: int | None) -> int | None:
@@ -270,15 +281,16 @@ def _wandb(run: Run, setting: Settings, params: dict[str, Any], *, start: bool) 
 
 # -- capture, heartbeat, endings ---------------------------------------------------------------------------------------
 
-_captured: dict[int, tuple[str, str]] = {}
-"""What this process captured: {pid: (environment id, code id)}; a forked child captures anew."""
+_captured: dict[tuple[int, str], tuple[str, str]] = {}
+"""What this process captured: {(pid, store): (environment id, code id)}. A forked child captures anew, and so does the first
+run in another store, which must have the blobs that its runs refer to."""
 
 
-def _captured_ids(how: str) -> tuple[str, str] | None:
-    one_of("capture", how, ("process", "run"))
+def _captured_ids(run: Run, how: str) -> tuple[str, str] | None:
     if how == "run" or "ipykernel" in sys.modules:
         return None
-    return _captured.get(os.getpid())
+    assert run.store is not None  # noqa: S101  (a disabled run does not come here)
+    return _captured.get((os.getpid(), run.store.path))
 
 
 def _capture(run: Run, how: str) -> None:
@@ -299,8 +311,8 @@ def _capture(run: Run, how: str) -> None:
         run._write(
             events.CodeCaptured(code=code_id, git_hash=code.git_hash, branch=code.branch, remote=code.remote, dirty=code.dirty)
         )
-        if how == "process":
-            _captured[os.getpid()] = (environment, code_id)
+        if how != "run":
+            _captured[os.getpid(), run.store.path] = (environment, code_id)
 
 
 _prepared_in = 0
@@ -316,6 +328,8 @@ def _register(run: Run) -> None:
         if _prepared_in == os.getpid():
             return
         first, _prepared_in = _prepared_in == 0, os.getpid()
+    import threading
+
     threading.Thread(target=_beat, name="ailab-heartbeat", daemon=True).start()
     if first:
         atexit.register(_at_exit)
@@ -375,6 +389,7 @@ def _watch_signals() -> None:
     returns, training goes on. Otherwise the process dies of the signal, as it would have.
     """
     import signal
+    import threading
 
     if threading.current_thread() is not threading.main_thread():
         return
@@ -406,7 +421,7 @@ def _watch_signals() -> None:
 
 
 def log_run(function: Callable[..., Any] | None = None, **given: Any) -> Any:
-    """Record every call of a function as a run; works bare, with arguments, on sync and async functions, and nested.
+    """Record every call of a function as a run; works bare, with arguments, on sync and async functions and generators, nested.
 
     The bound arguments, defaults included, are the run's parameters. If the function returns a dictionary,
     `final_metrics`, `artifacts`, `dataset_id`, `tags` and `note` in it are recorded; a dictionary of numbers alone is taken
@@ -418,38 +433,62 @@ def log_run(function: Callable[..., Any] | None = None, **given: Any) -> Any:
     """
     if function is None:
         return lambda inner: log_run(inner, **given)
-    import functools
     import inspect
 
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a function of an extension module that does not tell
+        signature = inspect.Signature([inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)])
+    name = getattr(function, "__name__", type(function).__name__)
 
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
-        params = _bound(signature, args, kwargs)
-        start = {"name": function.__name__, **given}
-        start["params"] = {**_mapping(given.get("params")), **params}
-        if "dataset_id" not in given and isinstance(params.get("dataset_id"), str):
-            start["dataset_id"] = params["dataset_id"]
+        bound = _bound(signature, args, kwargs)
+        start = {"name": name, **given}
+        own = values._as_mapping(given.get("params"))
+        if own is None and given.get("params") is not None:
+            start.setdefault("config", given["params"])  # no dictionary: start_run says so
+        start["params"] = {**(own or {}), **bound}
+        if "dataset_id" not in given and isinstance(bound.get("dataset_id"), str):
+            start["dataset_id"] = bound["dataset_id"]
         return start_run(**start)
 
-    if inspect.iscoroutinefunction(function):
+    import functools
 
-        @functools.wraps(function)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            with begin(args, kwargs) as run:
-                result = await function(*args, **kwargs)
-                _take_result(run, result)
-                return result
+    return functools.wraps(function)(_within_run(function, begin))
 
-        return call_async
 
-    @functools.wraps(function)
+def _within_run(function: Callable[..., Any], begin: Callable[[tuple[Any, ...], dict[str, Any]], Run]) -> Callable[..., Any]:
+    """`function` in the block of a run that `begin` starts at every call; of the same sort as `function`."""
+    import inspect
+
     def call(*args: Any, **kwargs: Any) -> Any:
         with begin(args, kwargs) as run:
             result = function(*args, **kwargs)
             _take_result(run, result)
             return result
 
-    return call
+    async def call_async(*args: Any, **kwargs: Any) -> Any:
+        with begin(args, kwargs) as run:
+            result = await function(*args, **kwargs)
+            _take_result(run, result)
+            return result
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        with begin(args, kwargs) as run:
+            result = yield from function(*args, **kwargs)
+            _take_result(run, result)
+            return result
+
+    async def generate_async(*args: Any, **kwargs: Any) -> Any:
+        with begin(args, kwargs):
+            async for value in function(*args, **kwargs):
+                yield value
+
+    if inspect.isasyncgenfunction(function):
+        return generate_async
+    if inspect.isgeneratorfunction(function):
+        return generate
+    return call_async if inspect.iscoroutinefunction(function) else call
 
 
 def _bound(signature: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -477,13 +516,14 @@ def _take_result(run: Run, result: Any) -> None:
             if result and all(isinstance(value, int | float) or hasattr(value, "item") for value in result.values()):
                 run.finish(final_metrics=result)
             return
-        if result.get("dataset_id"):
+        if result.get("dataset_id") is not None:
             run._write(events.RunChanged(dataset=str(result["dataset_id"])))
-        if result.get("tags"):
+        if result.get("tags") is not None:
             run.set_tags(result["tags"])
-        if result.get("note"):
+        if result.get("note") is not None:
             run.note(result["note"])
-        run.log_artifacts(result.get("artifacts") or [])
+        if result.get("artifacts") is not None:
+            run.log_artifacts(result["artifacts"])
         run.finish(final_metrics=result.get("final_metrics"))
 
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import events, values
-from .errors import AilabError, RejectedError
+from .errors import AilabError, RejectedError, is_from_signal_handler
 from .journal import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    import threading
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     from .settings import Settings
@@ -35,6 +35,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 current: ContextVar[Run | None] = ContextVar("ailab_run", default=None)
 open_runs: dict[str, Run] = {}
 _said: set[str] = set()
+_T = TypeVar("_T")
 
 
 def say(message: str, *, once: str = "", silent: bool = False) -> None:
@@ -44,7 +45,17 @@ def say(message: str, *, once: str = "", silent: bool = False) -> None:
             return
         _said.add(once)
     if not silent and sys.stderr is not None:
-        sys.stderr.write(f"ailab: {message}\n")
+        try:
+            sys.stderr.write(f"ailab: {message}\n")
+        except (OSError, ValueError):  # closed, or a pipe that nobody reads: there is no one to tell, and training goes on
+            return
+
+
+def told(problem: Exception, outcome: str) -> str:
+    """What went wrong and what becomes of it, with the hint on a line of its own."""
+    if not isinstance(problem, AilabError):
+        return f"{type(problem).__name__}: {problem}; {outcome}"
+    return f"{problem.message}; {outcome}" + (f"\nhint: {problem.hint}" if problem.hint else "")
 
 
 def new_run_id(now: float | None = None) -> str:
@@ -99,6 +110,7 @@ class Run:
         self._pid = os.getpid()
         self._outer: Run | None = None
         self._captured: threading.Thread | None = None
+        self._wandb_url: str | None = None
         self._wandb: Any = None
         self._own_wandb = False
         self._writer = (
@@ -135,14 +147,10 @@ class Run:
         """What the fast path leaves: scalars of array libraries, nested values, NaN, and everything that is wrong."""
         with Edge(self):
             kept, refused = values.metrics(given)
-            if time is not None:
-                time = float(values.number(time, key="time"))
-            try:
-                at_step = values.step(step)
-            except RejectedError as problem:
-                at_step, refused = None, [*refused, problem]
+            at_step = _unless_refused(values.step, step, refused)
+            at_time = _unless_refused(values.moment, time, refused)
             if kept:
-                self._write(events.MetricsLogged(kept, at_step, time))
+                self._write(events.MetricsLogged(kept, at_step, at_time))
             self._refuse(refused, step=step)
             if self._wandb is not None:
                 self._wandb.log(dict(kept), step=at_step)
@@ -158,7 +166,7 @@ class Run:
             self.config.take(kept)
             if kept:
                 self._write(events.ParametersAdded(params=kept))
-            self._refuse(refused)
+            self._refuse(refused, outcome="training goes on")
 
     def define_metric(
         self,
@@ -203,10 +211,11 @@ class Run:
         with Edge(self):
             self._keep(os.fspath(path), kind, name)
 
-    def log_artifacts(self, paths: Iterable[str | os.PathLike[str]] | str, kind: str | None = None) -> None:
+    def log_artifacts(self, paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str], kind: str | None = None) -> None:
         """Keep several files, or a folder."""
-        for path in [paths] if isinstance(paths, str) else paths:
-            self.log_artifact(path, kind)
+        with Edge(self):
+            for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+                self.log_artifact(path, kind)
 
     def _keep(self, logged: str, kind: str | None, name: str | None) -> None:
         from . import artifacts
@@ -222,7 +231,8 @@ class Run:
 
     def log_text(self, text: str, path: str) -> None:
         """Keep a text as the artifact `path`."""
-        self._log_bytes(path, text.encode("utf-8", "backslashreplace"), "text", None)
+        with Edge(self):
+            self._log_bytes(path, text.encode("utf-8", "backslashreplace"), "text", None)
 
     def log_dict(self, dictionary: Any, path: str) -> None:
         """Keep a dictionary or list as JSON, as the artifact `path`."""
@@ -304,7 +314,7 @@ class Run:
             self._wandb.finish()
 
     def _wait_for_capture(self, seconds: float) -> None:
-        if self._captured is not None and self._captured is not threading.current_thread():
+        if self._captured is not None:
             self._captured.join(seconds)
             if self._captured.is_alive():
                 self._say(f"environment and code of run {self.id} were not captured within {seconds:.0f} s")
@@ -314,8 +324,20 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        if self._pid != os.getpid() and self._is_open_elsewhere():
+            return
         status, error = end_of(problem)
         self.finish(status, error=error)
+
+    def _is_open_elsewhere(self) -> bool:
+        """Whether a forked child has left the block of a run that goes on in the process that started it."""
+        from . import capture
+
+        if capture.process_start(self._pid) is None:  # it is gone, as when a script becomes a daemon
+            return False
+        if self._writer is not None:
+            self._writer.seal()
+        return True
 
     def __repr__(self) -> str:
         return f"<Run {self.id} {self.name!r} {self.status}>"
@@ -344,13 +366,15 @@ class Run:
         elif self._writer is not None:
             self._writer.append(event)
 
-    def _refuse(self, refused: list[RejectedError], *, step: Any = None) -> None:
+    def _refuse(
+        self, refused: list[RejectedError], *, step: Any = None, outcome: str = "it is left out, training goes on"
+    ) -> None:
         for problem in refused:
             if self._setting.strict:
                 raise problem
-            place = f" at step {step!r}" if step is not None else ""
+            place = f" at step {step!r}" if isinstance(step, int) else ""
             once = f"{self.id} {problem.key} {type(problem).__name__}"
-            say(f"{problem.message}{place}; it is left out, training goes on", once=once, silent=self._setting.silent)
+            say(f"{problem.message}{place}; {outcome}", once=once, silent=self._setting.silent)
 
     def _say(self, message: str) -> None:
         say(message, silent=self._setting.silent)
@@ -368,10 +392,10 @@ class Edge:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> bool:
-        if problem is None or not isinstance(problem, Exception) or self.run._setting.strict:
+        if not isinstance(problem, Exception) or self.run._setting.strict or is_from_signal_handler(problem):
             return False
-        text = str(problem) if isinstance(problem, AilabError) else f"{type(problem).__name__}: {problem}"
-        say(f"{text}; training goes on", once=f"{self.run.id} {text}", silent=self.run._setting.silent)
+        text = told(problem, "training goes on")
+        say(text, once=f"{self.run.id} {text}", silent=self.run._setting.silent)
         return True
 
 
@@ -390,7 +414,10 @@ class Config:
 
     def update(self, params: Any = None, **more: Any) -> None:
         """Log parameters."""
-        self._run.log_params({**(params or {}), **more} if more else params)
+        if params is not None:
+            self._run.log_params(params)
+        if more:
+            self._run.log_params(more)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The parameter `key`, or `default`."""
@@ -453,7 +480,9 @@ class Summary:
                 try:
                     kept[key] = values.number(value, key=key)
                 except RejectedError:
-                    kept.update(values.parameters({key: value})[0])
+                    text, refused = values.parameters({key: value})
+                    kept.update(text)
+                    self._run._refuse(refused, outcome="training goes on")
             self._values.update(kept)
             self._run._write(events.SummarySet(values=kept))
 
@@ -472,6 +501,15 @@ class Summary:
 
     def __repr__(self) -> str:
         return repr(self._values)
+
+
+def _unless_refused(read: Callable[[Any], _T], value: Any, refused: list[RejectedError]) -> _T | None:
+    """What `read` makes of a value; None where it refuses, and the refusal among `refused`."""
+    try:
+        return read(value)
+    except RejectedError as problem:
+        refused.append(problem)
+        return None
 
 
 def one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
@@ -501,8 +539,10 @@ def end_of(problem: BaseException | None) -> tuple[str, str | None]:
         return "killed", "KeyboardInterrupt"
     if getattr(problem, "ailab_signal", None):
         return "killed", problem.ailab_signal  # type: ignore[attr-defined]
+    if isinstance(problem, GeneratorExit):  # whoever took a generator's values had enough of them
+        return "completed", None
     if isinstance(problem, SystemExit):
-        return ("completed", None) if problem.code in {None, 0} else ("failed", f"SystemExit: {problem.code}")
+        return ("completed", None) if problem.code is None or problem.code == 0 else ("failed", f"SystemExit: {problem.code}")
     import traceback
 
     from . import capture

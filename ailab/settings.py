@@ -80,20 +80,42 @@ def configure(**values: Any) -> None:
             _configured[name] = _parse(name, value, f"{name}=")
 
 
-def load(folder: str | None = None, **arguments: Any) -> Settings:
+def load(folder: str | None = None, *, problems: list[Exception] | None = None, **arguments: Any) -> Settings:
     """Read all settings as they hold now; `arguments` that are None are taken as not given.
 
+    Args:
+        folder: where the search for files begins, by default the working folder.
+        problems: if given, what is wrong is added to it and left out, and everything else holds.
+        arguments: settings by name; they count above all others.
+
     Raises:
-        SettingError: a text that is not allowed; says which setting, where it stands and what is allowed.
+        SettingError: a text that is not allowed, without `problems`; says which setting, where it stands, what is allowed.
+        OSError: a file that cannot be read, without `problems`.
     """
-    start = os.path.abspath(folder or os.getcwd())
-    dotenv = _dotenv(start)
-    table = _tool_table(start)
     found: dict[str, Any] = {}
+    dotenv: dict[str, str] = {}
+    table: dict[str, Any] = {}
+    try:
+        start = os.path.abspath(folder or os.getcwd())
+        dotenv = _dotenv(start)
+        table = _tool_table(start)
+        unknown = sorted(set(table) - set(Settings.__struct_fields__))
+        if unknown:
+            allowed = ", ".join(Settings.__struct_fields__)
+            raise SettingError(f"[tool.ailab] in pyproject.toml has no setting {unknown[0]!r}", hint=f"allowed: {allowed}")
+    except (SettingError, OSError) as problem:
+        if problems is None:
+            raise
+        problems.append(problem)
     for name in Settings.__struct_fields__:
         value, where = _first(name, arguments, dotenv, table)
-        if where:
-            found[name] = _parse(name, value, where)
+        try:
+            if where:
+                found[name] = _parse(name, value, where)
+        except SettingError as problem:
+            if problems is None:
+                raise
+            problems.append(problem)
     return Settings(**found)
 
 
@@ -204,9 +226,4 @@ def _tool_table(start: str) -> dict[str, Any]:
         table = tomllib.loads(content.decode()).get("tool", {}).get("ailab", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise SettingError(f"{path} does not parse: {problem}", hint="mend [tool.ailab], or take it out") from problem
-    unknown = sorted(set(table) - set(Settings.__struct_fields__))
-    if unknown:
-        raise SettingError(
-            f"[tool.ailab] in {path} has no setting {unknown[0]!r}", hint=f"allowed: {', '.join(Settings.__struct_fields__)}"
-        )
     return dict(table)

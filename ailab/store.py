@@ -91,8 +91,16 @@ def is_store(path: str) -> bool:
 
 
 def find_store(start: str | None = None) -> str:
-    """The nearest marked `events/` in `start` (default: the working folder) or above it, else `start/events`."""
-    folder = here = os.path.abspath(start or os.getcwd())
+    """The nearest marked `events/` in `start` (default: the working folder) or above it, else `start/events`.
+
+    Raises:
+        StoreError: the working folder was deleted.
+    """
+    try:
+        folder = here = os.path.abspath(start or os.getcwd())
+    except FileNotFoundError as problem:
+        hint = "name the store with AILAB_DIR or dir="
+        raise StoreError("the working folder is gone, so there is no default store", path=DEFAULT_NAME, hint=hint) from problem
     while True:
         candidate = os.path.join(folder, DEFAULT_NAME)
         if is_store(candidate):
@@ -132,7 +140,7 @@ def _check_adoptable(path: str, *, create: bool) -> None:
     hint = f"name another folder with AILAB_DIR or dir=, or move what is in it; a store has a file {MARKER}"
     if os.path.lexists(path) and not os.path.isdir(path):
         raise ForeignFolderError("a file stands where the store should be", path=path, hint=hint)
-    if os.path.isdir(path) and any(True for _ in os.scandir(path)) and not os.path.lexists(os.path.join(path, MARKER)):
+    if os.path.isdir(path) and os.listdir(path) and not os.path.lexists(os.path.join(path, MARKER)):
         raise ForeignFolderError("this folder is not empty and is no ailab store", path=path, hint=hint)
     if not create:
         raise StoreError("no store here", path=path, hint="log a run first, or name the store with AILAB_DIR or --dir")

@@ -23,7 +23,7 @@ from ..journal import Tail, writer_alive
 from .fold import ProjectFold, RunFold, as_double, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ..journal import Envelope, Segment
     from ..store import Store
@@ -49,9 +49,10 @@ _ADD_EVENTS = f"INSERT INTO event_table SELECT unnest(from_json($1, '{_EVENT_SHA
 _ADD_POINTS = """
 INSERT INTO point_table
 SELECT run_id, e.key, TRY_CAST(data ->> '$.step' AS BIGINT),
-       coalesce(make_timestamp(CAST(TRY_CAST(data ->> '$.time' AS DOUBLE) * 1e6 AS BIGINT)), "at"),
+       coalesce(make_timestamp(CAST(CASE WHEN TRY_CAST(data ->> '$.time' AS DOUBLE) BETWEEN -62135596800 AND 253402300799
+                                         THEN TRY_CAST(data ->> '$.time' AS DOUBLE) * 1e6 END AS BIGINT)), "at"),
        CASE e.value WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST(e.value ->> '$' AS DOUBLE) END,
-       CASE WHEN json_type(e.value) = 'VARCHAR' AND isfinite(TRY_CAST(e.value ->> '$' AS DOUBLE)) THEN e.value ->> '$'
+       CASE WHEN json_type(e.value) = 'VARCHAR' AND e.value ->> '$' NOT IN ('NaN', 'Infinity', '-Infinity') THEN e.value ->> '$'
             WHEN regexp_full_match(CAST(e.value AS VARCHAR), '-?[0-9]{16,}')
                  AND coalesce(TRY_CAST(CAST(e.value AS VARCHAR) AS HUGEINT)
                               <> TRY_CAST(CAST(CAST(e.value AS VARCHAR) AS DOUBLE) AS HUGEINT), true)
@@ -319,10 +320,8 @@ class Lab:
             return
         self._wide = columns
         base = [row[0] for row in self.con.execute("DESCRIBE runs").fetchall() if row[0] not in {"params", "metrics"}]
-        taken = Counter([name.lower() for name in base] + [key.lower() for _, key, _ in columns])
         parts = [_quoted(name) for name in base]
-        for table, key, type_name in columns:
-            label = key if taken[key.lower()] == 1 else f"{table}.{key}"
+        for (table, key, type_name), label in zip(columns, _labels(base, columns), strict=True):
             value = f"r_{table}[{_literal(key)}]"
             text = f"coalesce({value} ->> '$', CAST({value} AS VARCHAR))"
             parts.append(f"{value if table == 'metrics' else f'TRY_CAST({text} AS {type_name})'} AS {_quoted(label)}")
@@ -368,9 +367,22 @@ def _common(types: set[str]) -> str:
     return "DOUBLE" if real and real <= {"BIGINT", "DOUBLE"} else "VARCHAR"
 
 
+def _labels(base: list[str], columns: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Column names of parameters and metrics in `wide`: one that is taken, case ignored, has its table in front."""
+    counts = Counter([name.lower() for name in base] + [key.lower() for _, key, _ in columns])
+    used = {name.lower() for name in base}
+    for table, key, _ in columns:
+        label = key if key and counts[key.lower()] == 1 else f"{table}.{key}"
+        while label.lower() in used:  # two parameters that differ in case only, or one that is called `params.x` itself
+            label += "_"
+        used.add(label.lower())
+        yield label
+
+
 def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return '"' + name.replace('"', '""').replace("\0", "\N{SYMBOL FOR NULL}") + '"'
 
 
 def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    literal = "'" + text.replace("'", "''") + "'"
+    return "(" + literal.replace("\0", "' || chr(0) || '") + ")" if "\0" in text else literal

@@ -1,0 +1,804 @@
+"""The command line: one function per verb; each opens the store, asks one query or does one action, and prints the answer.
+
+Data goes to standard output, everything else to standard error. `--json` prints the Struct that the HTTP route gives, byte for
+byte; without it a person gets tables (`terminal`). What people may do wrong ends in one line `error: …`, one line `hint: …`
+and exit status 1 (2 where the command line itself is wrong), with `--json` in one problem object of the same fields as the
+server's; a closed pipe ends silently. Modules that a verb needs are imported when it is called: `ailab --help` loads neither
+DuckDB nor rich.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from . import __version__
+from .errors import (
+    AilabError,
+    DamageError,
+    FilterError,
+    MissingExtraError,
+    NotFoundError,
+    RefusedError,
+    RejectedError,
+    SettingError,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from . import queries
+    from .views import Lab
+
+LATEST = 5
+LIMIT_MAX = 1000
+POINTS_MAX = 100_000
+"""Points of a run that are read one by one; of more, each metric is thinned out, its minima and maxima kept."""
+THINNED = 2000
+NEAREST = 3
+EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+
+
+# -- problems ----------------------------------------------------------------------------------------------------------
+
+
+class Problem(msgspec.Struct, kw_only=True):
+    """What went wrong, with the fields of the server's answer; `instance` is the verb."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    where: str | None = None
+    hint: str | None = None
+    nearest: list[str] = []
+
+
+_PROBLEMS: tuple[tuple[type[Exception], int, str, str], ...] = (
+    (NotFoundError, 404, "not-found", "not there"),
+    (FilterError, 400, "invalid", "a part of the request is not allowed"),
+    (RejectedError, 400, "rejected", "a value that cannot be kept"),
+    (SettingError, 400, "setting", "a setting that is not allowed"),
+    (RefusedError, 403, "refused", "the rules forbid it"),
+    (StoreError, 503, "store", "the store cannot be used now"),
+    (DamageError, 500, "damage", "bytes on disk are not what was written"),
+    (MissingExtraError, 501, "missing-extra", "an optional dependency is not installed"),
+    (click.UsageError, 400, "usage", "the command line does not parse"),
+    (Exception, 500, "internal-server-error", "internal server error"),
+)
+"""Error class, status, last part of `type`, title, as the server has them; the first that fits counts."""
+
+
+def problem_of(error: Exception, *, verb: str) -> Problem:
+    """An error as the object that `--json` prints."""
+    _, status, slug, title = next(row for row in _PROBLEMS if isinstance(error, row[0]))
+    message, hint = _words(error)
+    return Problem(
+        type=f"urn:ailab:problem:{slug}",
+        title=title,
+        status=status,
+        detail=message,
+        instance=f"urn:ailab:cli:{verb}",
+        where=getattr(error, "where", None) or getattr(error, "key", None),
+        hint=hint or None,
+        nearest=list(getattr(error, "nearest", ())),
+    )
+
+
+def _words(error: Exception) -> tuple[str, str]:
+    """(what happened, what to do next) of an error."""
+    if isinstance(error, AilabError):
+        return error.message, error.hint
+    if isinstance(error, click.UsageError):
+        ctx = error.ctx
+        return error.format_message(), f"{ctx.command_path} --help" if ctx is not None else ""
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), ""
+    return str(error), ""
+
+
+# -- the frame that every verb stands in -------------------------------------------------------------------------------
+
+
+class Call:
+    """What a command line asks for besides its verb's own options.
+
+    Attributes:
+        dir: the store, or None for the one that `start_run` would find.
+        json: whether the answer is to be JSON.
+    """
+
+    def __init__(self) -> None:
+        self.dir: str | None = None
+        self.json = False
+
+    @contextmanager
+    def lab(self) -> Iterator[Lab]:
+        """The catalogue of the store, up to date; what could not be read is said in one line."""
+        from .views import open_lab
+
+        lab = open_lab(self.dir)
+        try:
+            if lab.problems:
+                _say(f"note: {_count(len(lab.problems), 'place')} in this store could not be read; `ailab doctor` says where")
+            yield lab
+        finally:
+            lab.close()
+
+    def answer(self, value: Any) -> None:
+        """Print an answer as JSON."""
+        click.echo(msgspec.json.encode(value))
+
+
+class Verb(click.Command):
+    """A verb: has `--dir` and `--json` beside its own options, and says in its help what it calls.
+
+    Args:
+        calls: the query or action behind it.
+        examples: command lines that work.
+    """
+
+    def __init__(self, *args: Any, calls: str, examples: Sequence[str], **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.calls = calls
+        self.examples = examples
+        self.params.append(_dir_option())
+        self.params.append(
+            click.Option(
+                ["--json", "as_json"], is_flag=True, expose_value=False, callback=_keep_json, help="Print the answer as JSON."
+            )
+        )
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, and what the verb calls."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"  {example}\n")
+        formatter.write(f"\ncalls: {self.calls}\n")
+        super().format_epilog(ctx, formatter)
+
+
+class Verbs(click.Group):
+    """All verbs, in the order of this file; the one place where errors become words and exit statuses."""
+
+    command_class = Verb
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all verbs."""
+        del ctx
+        return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note whether JSON is wanted before anything can go wrong; make every text one that UTF-8 can hold."""
+        ctx.meta["ailab.json"] = "--json" in args
+        clean = [arg if before == "--dir" else _valid(arg) for before, arg in zip(["", *args], args, strict=False)]
+        return super().parse_args(ctx, clean)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; end with 1 after an error, 2 where the command line is wrong, 130 after Ctrl-C."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(EXIT_PIPE)
+        except KeyboardInterrupt:
+            _say("")
+            ctx.exit(EXIT_INTERRUPTED)
+        except click.UsageError as error:
+            if not ctx.meta["ailab.json"]:
+                raise
+            _complain(ctx, error)
+            ctx.exit(2)
+        except (AilabError, OSError) as error:
+            _complain(ctx, error)
+            ctx.exit(1)
+        return result
+
+
+def _complain(ctx: click.Context, error: Exception) -> None:
+    if ctx.meta["ailab.json"]:
+        click.echo(msgspec.json.encode(problem_of(error, verb=ctx.invoked_subcommand or "")), err=True)
+        return
+    from .terminal import plain
+
+    message, hint = _words(error)
+    _say(plain(f"error: {message}" + (f"\nhint: {hint}" if hint else ""), lines=True))
+
+
+def _keep_dir(ctx: click.Context, _option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Call).dir = value
+
+
+def _keep_json(ctx: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001  (click hands it over so)
+    ctx.ensure_object(Call).json = value
+
+
+def _dir_option() -> click.Option:
+    return click.Option(
+        ["--dir"],
+        metavar="STORE",
+        expose_value=False,
+        callback=_keep_dir,
+        help="The store. [default: AILAB_DIR, else the nearest events/, else ./events]",
+    )
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _valid(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _given_or_stdin(text: str) -> str:
+    """`text`, or for `-` all of standard input without its last newline."""
+    if text != "-":
+        return text
+    return sys.stdin.buffer.read().decode("utf-8", "backslashreplace").removesuffix("\n")
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ailab", message="%(prog)s %(version)s")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Experiments as files: train, log, look, compare.
+
+    Every verb has --json, and --help with examples. Data goes to standard output, everything else to standard error.
+    """
+    ctx.ensure_object(Call)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+main.params.append(_dir_option())
+
+
+def _verb(*examples: str, calls: str, **attributes: Any) -> Callable[[Callable[..., None]], click.Command]:
+    return main.command(calls=calls, examples=examples, **attributes)
+
+
+# -- starting ----------------------------------------------------------------------------------------------------------
+
+
+@_verb("ailab demo", "ailab demo --runs 12 --no-serve", calls="demo.run_demo, queries.leaderboard")
+@click.option("--serve/--no-serve", "serving", default=True, help="Serve the store afterwards. [default: serve]")
+@click.option("--runs", "n_runs", type=click.IntRange(min=1), metavar="N", help="How many models to train.")
+@click.pass_obj
+def demo(call: Call, serving: bool, n_runs: int | None) -> None:  # noqa: FBT001
+    """Train small models on real data, then show which are best."""
+    from . import queries, terminal
+    from .demo import run_demo
+
+    run_ids = run_demo(dir=call.dir, n_runs=n_runs, progress=not call.json)
+    with call.lab() as lab:
+        project = queries.get_run(lab, run_ids[0]).project_id
+        rows = queries.leaderboard(lab, "accuracy", project_id=project)
+    if call.json:
+        call.answer(rows)
+    else:
+        terminal.leaderboard(terminal.Screen(), rows)
+    if serving:
+        _serve(call, host="127.0.0.1", port=None, reload=False)
+    else:
+        _say("next: ailab runs, ailab show latest, ailab top accuracy, ailab serve")
+
+
+@_verb("ailab serve", "ailab serve --port 8080 --dir ~/lab/events", calls="ailab_api.app.serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; only loopback is allowed.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port. [default: 8000, or the next free one]")
+@click.option("--reload", is_flag=True, help="Start anew when the server's own code changes.")
+@click.pass_obj
+def serve(call: Call, host: str, port: int | None, reload: bool) -> None:  # noqa: FBT001
+    """Serve pages and the HTTP API until Ctrl-C.
+
+    With --json only errors are JSON: what a server answers is JSON already.
+    """
+    _serve(call, host=host, port=port, reload=reload)
+
+
+def _serve(call: Call, *, host: str, port: int | None, reload: bool) -> None:
+    from ailab_api.app import serve as start
+
+    sys.stdout.flush()
+    start(host=host, port=port, dir=call.dir, reload=reload)
+
+
+# -- looking -----------------------------------------------------------------------------------------------------------
+
+
+@_verb(
+    "ailab runs --project iris --sort=-metrics.accuracy --limit 10",
+    "ailab runs --metric-name accuracy --metric-min 0.9 --param model_name=linear_svm",
+    "ailab runs --latest 3",
+    calls="queries.list_runs; with --latest also queries.get_runs_by_ids",
+)
+@click.option("--latest", type=click.IntRange(1, LIMIT_MAX), is_flag=False, flag_value=LATEST, metavar="[N]",
+              help=f"The newest N runs, each with parameters, final metrics and artifacts. [N: {LATEST}]")  # fmt: skip
+@click.option("--project", help="Of this project: its name or id.")
+@click.option("--status", help="pending, running, completed, failed, killed or crashed.")
+@click.option("--tag", metavar="KEY[=VALUE]", help="With this tag.")
+@click.option("--param", "params", multiple=True, metavar="KEY=VALUE", help="With this parameter; may be given again.")
+@click.option("--metric-name", help="With this final metric.")
+@click.option("--metric-min", type=float, help="Whose value is at least this.")
+@click.option("--metric-max", type=float, help="Whose value is at most this.")
+@click.option("--from", "from_timestamp", metavar="TIME", help="Started at or after 2026-01-31 or 2026-01-31T12:00:00Z.")
+@click.option("--to", "to_timestamp", metavar="TIME", help="Started at or before; a bare date includes its whole day.")
+@click.option("--has-artifacts/--no-artifacts", "has_artifacts", default=None, help="With, or without, artifacts.")
+@click.option("--dataset", "dataset_id", help="On this dataset.")
+@click.option("--command", "command_substring", metavar="TEXT", help="Whose command has this text in it.")
+@click.option("--note", "note_substring", metavar="TEXT", help="Whose note has this text in it.")
+@click.option("--q", metavar="TEXT", help="With this text in id, name, project, command, dataset, note, parameters or tags.")
+@click.option("--sort", metavar="[-]COLUMN", help="A column, metrics.NAME or params.NAME; - for falling. [default: -started_at]")
+@click.option("--limit", type=click.IntRange(1, LIMIT_MAX), help="How many at most. [default: 100]")
+@click.pass_obj
+def runs(call: Call, /, latest: int | None, **given: Any) -> None:
+    """List runs, newest first."""
+    from . import queries
+
+    pairs = _filter_pairs(given)
+    if latest is not None:
+        if given["limit"] is not None or given["sort"] is not None:
+            raise click.UsageError("--latest takes neither --limit nor --sort")
+        pairs.append(("limit", str(latest)))
+    asked = queries.RunFilter.parse(pairs)
+    with call.lab() as lab:
+        page = queries.list_runs(lab, asked)
+        if latest is not None:
+            _print_latest(call, queries.get_runs_by_ids(lab, [row.run_id for row in page.rows]))
+        elif call.json:
+            call.answer(page.rows)
+        else:
+            _print_runs(lab, page, asked)
+    if not page.rows:
+        _say("no runs" + (" that the filters keep" if pairs else ""))
+    elif page.total > len(page.rows) and latest is None:
+        _say(f"{len(page.rows):,} of {page.total:,} runs; --limit shows more")
+
+
+def _filter_pairs(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Options as the texts that a query string would have, so that both are read by the same rules."""
+    from . import events
+
+    if given["metric_name"] is None and (given["metric_min"] is not None or given["metric_max"] is not None):
+        raise click.UsageError("--metric-min and --metric-max need --metric-name")
+    pairs: dict[str, str] = {}
+    for name, value in given.items():
+        if value is not None and name not in {"params", "project"}:
+            pairs[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    if given["project"] is not None:
+        pairs["project_id"] = events.project_id(given["project"])
+    for text in given["params"]:
+        key, equals, value = text.partition("=")
+        if not equals or f"params.{key}" in pairs:
+            raise click.UsageError(f"--param {text!r}: " + ("given twice" if equals else "KEY=VALUE is wanted"))
+        pairs[f"params.{key}"] = value
+    return list(pairs.items())
+
+
+def _print_latest(call: Call, details: list[queries.RunDetail]) -> None:
+    if call.json:
+        call.answer(details)
+        return
+    from . import terminal
+
+    terminal.latest(terminal.Screen(), details)
+
+
+def _print_runs(lab: Lab, page: queries.Page, asked: queries.RunFilter) -> None:
+    from . import queries, terminal
+
+    if not page.rows:
+        return
+    params = {run.run_id: run.params for run in queries.get_runs_by_ids(lab, [row.run_id for row in page.rows])}
+    wanted = [asked.sort.removeprefix("-").removeprefix("metrics."), asked.metric_name or ""]
+    terminal.runs(terminal.Screen(), page.rows, params, first=wanted)
+
+
+@_verb(
+    "ailab show latest",
+    "ailab show 9y3kf2ab --metrics train_loss val_loss",
+    "ailab show latest --diff > change.patch",
+    calls="queries.get_run; with --metrics queries.metric_points, with --artifacts queries.list_artifacts",
+)
+@click.argument("run")
+@click.argument("keys", nargs=-1, metavar="[KEY]...")
+@click.option("--metrics", is_flag=True, help="Its points (of the metrics KEY, else of all) and its metrics files.")
+@click.option("--artifacts", is_flag=True, help="Its files.")
+@click.option("--diff", is_flag=True, help="What differed from the commit.")
+@click.option("--packages", is_flag=True, help="The installed packages.")
+@click.pass_obj
+def show(call: Call, /, run: str, keys: tuple[str, ...], **parts: bool) -> None:
+    """Show one run.
+
+    RUN is an id, a start or an end of one that no other run shares, or `latest`. With --json, --metrics prints the points and
+    --artifacts the files; without them the answer is the whole run.
+    """
+    from . import queries
+
+    if keys and not parts["metrics"]:
+        raise click.UsageError(f"{keys[0]!r} is one word too many; names of metrics need --metrics")
+    if call.json and parts["metrics"] and parts["artifacts"]:
+        raise click.UsageError("--json gives one answer: --metrics or --artifacts")
+    with call.lab() as lab:
+        found = queries.get_run(lab, queries.resolve_run(lab, run))
+        if call.json and parts["artifacts"]:
+            call.answer(queries.list_artifacts(lab, found.run_id))
+        elif call.json and parts["metrics"]:
+            _check_keys(found, keys, [])
+            call.answer(queries.metric_points(lab, found.run_id, keys=keys or None).rows)
+        elif call.json:
+            call.answer(found)
+        else:
+            _print_run(lab, found, keys, parts)
+
+
+def _print_run(lab: Lab, run: queries.RunDetail, keys: tuple[str, ...], parts: Mapping[str, bool]) -> None:
+    from . import queries, terminal
+
+    screen = terminal.Screen()
+    if not any(parts.values()):
+        page = queries.metric_points(lab, run.run_id, max_points=400)
+        terminal.overview(screen, run, {key: values for key, (_, values) in _by_key(page.rows).items()})
+    if parts["metrics"]:
+        _print_metrics(lab, screen, run, keys)
+    if parts["artifacts"]:
+        terminal.artifacts(screen, run.artifact_files) if run.artifact_files else _say("no artifacts")
+    if parts["diff"]:
+        screen.raw(run.git_diff) if run.git_diff else _say(
+            "no diff: nothing differed from the commit, or there was no repository"
+        )
+    if parts["packages"]:
+        screen.raw(run.pip_freeze) if run.pip_freeze else _say("no packages were captured")
+
+
+def _print_metrics(lab: Lab, screen: Any, run: queries.RunDetail, keys: tuple[str, ...]) -> None:
+    from . import queries, terminal
+
+    page = queries.metric_points(lab, run.run_id, keys=keys or None, max_points=2)
+    names = list(dict.fromkeys(point.key for point in page.rows))
+    _check_keys(run, keys, names)
+    screen.show(terminal.title(run))
+    whole = _by_key(queries.metric_points(lab, run.run_id, keys=names).rows) if page.total <= POINTS_MAX else {}
+    for name in names:
+        if name in whole:
+            steps, values = whole[name]
+            count = len(values)
+        else:
+            thinned = queries.metric_points(lab, run.run_id, keys=[name], max_points=THINNED)
+            (steps, values), count = _by_key(thinned.rows)[name], thinned.total
+        terminal.points(screen, name, steps, values, count=count)
+    finals = {key: value for key, value in run.final_metrics.items() if key not in names and (not keys or key in keys)}
+    if finals:
+        screen.heading("final values without points")
+        screen.facts([(key, terminal.number(value)) for key, value in finals.items()], indent=2)
+    if not keys:
+        _print_sheets(lab, screen, run)
+
+
+def _check_keys(run: queries.RunDetail, keys: Sequence[str], names: Sequence[str]) -> None:
+    """Raise NotFoundError for a metric that the run does not have."""
+    known = [*names, *run.final_metrics]
+    for key in keys:
+        if key not in known:
+            raise NotFoundError("metric", key, nearest=_close(key, list(dict.fromkeys(known))))
+
+
+def _close(name: str, known: list[str]) -> list[str]:
+    """Known names that look like `name`, best first; where none does, the first of them."""
+    import difflib
+
+    lower = {text.lower(): text for text in reversed(known)}
+    near = [lower[found] for found in difflib.get_close_matches(name.lower(), list(lower), n=NEAREST, cutoff=0.4)]
+    return near or known[:NEAREST]
+
+
+def _by_key(rows: Sequence[queries.MetricPoint]) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and values by metric."""
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for point in rows:
+        steps, values = found.setdefault(point.key, ([], []))
+        steps.append(point.step)
+        values.append(float(point.value))
+    return found
+
+
+def _print_sheets(lab: Lab, screen: Any, run: queries.RunDetail) -> None:
+    """The newest version of each CSV file among the artifacts that holds metrics."""
+    from . import queries, terminal
+
+    seen: set[str] = set()
+    for file in run.artifact_files:
+        if file.kind == "metrics" and file.path.lower().endswith((".csv", ".tsv")) and not file.trashed and file.path not in seen:
+            seen.add(file.path)
+            try:
+                _, content = queries.open_artifact(lab, run.run_id, file.path)
+            except NotFoundError as problem:
+                _say(f"note: {terminal.plain(file.path)} cannot be shown: {problem.message}")
+                continue
+            with content:
+                terminal.sheet(screen, file.path, terminal.read_sheet(content))
+
+
+@_verb(
+    "ailab compare 9y3kf2ab latest", "ailab compare 9y3kf2ab 0c1d2e3f --all", calls="queries.compare_runs, queries.metric_points"
+)
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN RUN...")
+@click.option("--all", "everything", is_flag=True, help="Also the parameters that are equal.")
+@click.pass_obj
+def compare(call: Call, run_ids: tuple[str, ...], everything: bool) -> None:  # noqa: FBT001
+    """Put runs side by side, with what differs first.
+
+    `*` marks the best value of a metric; behind it is the change from the first run. Curves of one metric have one scale.
+    RUN is an id, a start or an end of one that no other run shares, or `latest`.
+    """
+    from . import queries
+
+    with call.lab() as lab:
+        found = queries.compare_runs(lab, [queries.resolve_run(lab, run) for run in run_ids])
+        if len(found.runs) < 2:  # noqa: PLR2004
+            raise click.UsageError("compare takes two different runs or more")
+        if call.json:
+            call.answer(found)
+            return
+        _print_comparison(lab, found, everything=everything)
+
+
+def _print_comparison(lab: Lab, found: queries.RunComparison, *, everything: bool) -> None:
+    from . import queries, terminal
+
+    curves: dict[str, dict[str, list[float]]] = {}
+    for run in found.runs:
+        page = queries.metric_points(lab, run.run_id, max_points=400)
+        for key, (_, values) in _by_key(page.rows).items():
+            if len(values) > 1:
+                curves.setdefault(key, {})[run.run_id] = values
+    common = {key: by_run for key, by_run in curves.items() if len(by_run) > 1}
+    goals = queries.metric_goals(lab, found.metric_keys)
+    terminal.comparison(terminal.Screen(), found, goals, common, everything=everything)
+
+
+@_verb("ailab top accuracy", "ailab top val_loss -k 5 --dataset iris --of min", calls="queries.leaderboard")
+@click.argument("metric")
+@click.option("-k", "--top-k", type=click.IntRange(1, LIMIT_MAX), default=10, show_default=True, help="How many at most.")
+@click.option("--dataset", "dataset_id", help="Only runs on this dataset.")
+@click.option("--project", help="Only runs of this project: its name or id.")
+@click.option(
+    "--of", type=click.Choice(["last", "min", "max", "mean"]), help="Which of the logged points. [default: the final value]"
+)
+@click.option(
+    "--order", type=click.Choice(["asc", "desc"]), help="Which way is best. [default: as the metric's goal or name says]"
+)
+@click.option("--has-artifacts/--no-artifacts", "has_artifacts", default=None, help="Only runs with, or without, artifacts.")
+@click.pass_obj
+def top(call: Call, /, metric: str, project: str | None, **options: Any) -> None:
+    """Rank runs by a metric, best first."""
+    from . import events, queries
+
+    with call.lab() as lab:
+        rows = queries.leaderboard(lab, metric, project_id=project and events.project_id(project), **options)
+        if not rows:
+            known = queries.known_metrics(lab)
+            if metric not in known:
+                raise NotFoundError(
+                    "metric", metric, nearest=_close(metric, known), hint="" if known else "no run has a final metric yet"
+                )
+            _say("no runs that the filters keep have this metric")
+    if call.json:
+        call.answer(rows)
+    elif rows:
+        from . import terminal
+
+        terminal.leaderboard(terminal.Screen(), rows)
+
+
+# -- acting ------------------------------------------------------------------------------------------------------------
+
+
+@_verb('ailab note latest "lower rate, same data"', "git log -1 | ailab note latest -", calls="actions.Actions.note")
+@click.argument("run")
+@click.argument("text", nargs=-1, required=True)
+@click.pass_obj
+def note(call: Call, run: str, text: tuple[str, ...]) -> None:
+    """Set the note of a run; every version is kept.
+
+    RUN is an id, a start or an end of one that no other run shares, or `latest`. TEXT `-` reads standard input.
+    """
+    content = _given_or_stdin(" ".join(text))
+    _act(call, run, lambda actions, run_id: actions.note(run_id, content))
+
+
+@_verb("ailab flag latest best", 'ailab flag 9y3kf2ab "bad run"', calls="actions.Actions.flag")
+@click.argument("run")
+@click.argument("word", nargs=-1, required=True, metavar="publish|best|bad run")
+@click.pass_obj
+def flag(call: Call, run: str, word: tuple[str, ...]) -> None:
+    """Flag a run PUBLISH, BEST or BAD RUN.
+
+    The tag is set, and the note begins with the word.
+    RUN is an id, a start or an end of one that no other run shares, or `latest`.
+    """
+    _act(call, run, lambda actions, run_id: actions.flag(run_id, " ".join(word)))
+
+
+@_verb("ailab tag latest baseline data=v2", "ailab tag 9y3kf2ab --remove baseline", calls="actions.Actions.tag")
+@click.argument("run")
+@click.argument("tags", nargs=-1, metavar="[KEY[=VALUE]]...")
+@click.option("--remove", multiple=True, metavar="KEY", help="Take this tag away; may be given again.")
+@click.pass_obj
+def tag(call: Call, run: str, tags: tuple[str, ...], remove: tuple[str, ...]) -> None:
+    """Set tags of a run, or take them away.
+
+    RUN is an id, a start or an end of one that no other run shares, or `latest`.
+    """
+    if not tags and not remove:
+        raise click.UsageError("no tag is given: KEY, KEY=VALUE or --remove KEY")
+    chosen: dict[str, str | None] = {}
+    for text in tags:
+        key, equals, value = text.partition("=")
+        chosen[key] = value if equals else None
+    _act(call, run, lambda actions, run_id: actions.tag(run_id, chosen, remove=remove))
+
+
+def _act(call: Call, run: str, act: Callable[[Any, str], queries.RunDetail]) -> None:
+    from . import queries
+    from .actions import Actions
+    from .capture import user_name
+
+    with call.lab() as lab, Actions(lab, via="cli", by=user_name()) as actions:
+        found = act(actions, queries.resolve_run(lab, run))
+    if call.json:
+        call.answer(found)
+        return
+    from . import terminal
+
+    screen = terminal.Screen()
+    screen.show(terminal.title(found))
+    screen.facts([("note", found.note), ("tags", terminal.tags(found.tags))], indent=2)
+
+
+@_verb("ailab changes", "ailab changes latest --limit 5", calls="queries.list_changes")
+@click.argument("run", required=False)
+@click.option("--limit", type=click.IntRange(1, LIMIT_MAX), default=100, show_default=True, help="How many at most.")
+@click.pass_obj
+def changes(call: Call, run: str | None, limit: int) -> None:
+    """List what was changed, when, and by whom.
+
+    Newest first, with the value before and after.
+        RUN is an id, a start or an end of one that no other run shares, or `latest`; without it, of all runs and projects.
+    """
+    from . import queries
+
+    with call.lab() as lab:
+        run_id = None if run is None else queries.resolve_run(lab, run)
+        page = queries.list_changes(lab, run_id=run_id, limit=limit)
+    if call.json:
+        call.answer(page.rows)
+    elif page.rows:
+        from . import terminal
+
+        terminal.changes(terminal.Screen(), page.rows)
+    if not page.rows:
+        _say("nothing was changed")
+    elif page.total > len(page.rows):
+        _say(f"{len(page.rows):,} of {page.total:,} changes; --limit shows more")
+
+
+# -- asking ------------------------------------------------------------------------------------------------------------
+
+
+@_verb(
+    "ailab sql",
+    'ailab sql "select model_name, max(accuracy) from wide group by 1"',
+    "ailab sql --csv - < question.sql > answer.csv",
+    calls="queries.run_sql; without QUERY queries.describe_views",
+)
+@click.argument("query", required=False)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option("--limit", type=click.IntRange(min=1), help=f"How many rows at most. [default: {LIMIT_MAX}; with --csv all]")
+@click.pass_obj
+def sql(call: Call, query: str | None, as_csv: bool, limit: int | None) -> None:  # noqa: FBT001
+    """Answer a SELECT over the views, or list them.
+
+    Without QUERY, the views and what their columns mean.
+    QUERY `-` reads standard input.
+    """
+    from . import queries
+
+    if as_csv and call.json:
+        raise click.UsageError("--json or --csv, not both")
+    if query is None:
+        _describe(call)
+        return
+    most = limit or (sys.maxsize >> 1 if as_csv else LIMIT_MAX)
+    text = _given_or_stdin(query)
+    with call.lab() as lab, _ended_by_interrupt():
+        answer = queries.run_sql(lab, text, limit=most)
+    if call.json:
+        call.answer(answer)
+    elif as_csv:
+        _print_csv(answer)
+    else:
+        from . import terminal
+
+        screen = terminal.Screen()
+        terminal.rows_of_sql(screen, answer)
+        if screen.left_out:
+            _say(
+                f"{_count(len(screen.left_out), 'column')} without room: {', '.join(screen.left_out)}; --json and --csv give all"
+            )
+    if answer.truncated:
+        _say(f"the first {_count(len(answer.rows), 'row')}; --limit shows more")
+
+
+@contextmanager
+def _ended_by_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end the process at once: Python's own handler does not run before DuckDB has finished the query."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _describe(call: Call) -> None:
+    from . import queries
+
+    with call.lab() as lab:
+        found = queries.describe_views(lab)
+    if call.json:
+        call.answer(found)
+        return
+    from . import terminal
+
+    terminal.views(terminal.Screen(), found)
+
+
+def _print_csv(answer: queries.SqlAnswer) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(answer.columns)
+    for row in answer.rows:
+        writer.writerow([msgspec.json.encode(v).decode() if isinstance(v, dict | list | bool) else v for v in row])
+
+
+@_verb("ailab doctor", "ailab doctor --dir /mnt/backup/events --json", calls="checkup.examine")
+@click.pass_context
+def doctor(ctx: click.Context) -> None:
+    """Say what is damaged, what it cost, what to do.
+
+    The exit status is 0 without errors, else 1.
+    """
+    from . import checkup
+
+    call = ctx.ensure_object(Call)
+    found = checkup.examine(checkup.store_path(call.dir))
+    if call.json:
+        call.answer(found)
+    else:
+        from . import terminal
+
+        terminal.checkup(terminal.Screen(), found)
+    if not found.healthy:
+        ctx.exit(1)

@@ -1,0 +1,251 @@
+"""The server: one process, one event loop, one catalogue; a guard in front of every route.
+
+`create_app` makes it and touches no file; the store is opened at startup and let go of at shutdown, after the answers under
+way. `app` is the same for any ASGI server. `serve` listens on loopback alone. Handlers are plain functions on the event
+loop: a question costs milliseconds, and nothing is shared between threads. A killed server loses nothing: what it wrote
+lies in the store, and all else is made anew at the next start.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from litestar import Litestar, Router
+from litestar.openapi import OpenAPIConfig
+from uvicorn.supervisors import ChangeReload
+
+import ailab
+from ailab import settings
+from ailab.errors import RefusedError, SettingError
+from ailab.store import find_store, open_store
+
+from . import contract, errors, markup
+from .catalogue import Catalogue
+from .guard import Guard, Rules
+from .routes import HANDLERS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
+
+PORT = 8000
+PORTS_TRIED = 100
+"""From the default port on, so many are tried; an explicit one is taken or refused."""
+GRACE_S = 5
+"""Seconds that answers under way have at shutdown."""
+_DESCRIPTION = (
+    "Runs, metrics, files and notes of an ailab store. Lists are bare JSON arrays with their full count in X-Total-Count; times "
+    "are RFC 3339 in UTC; NaN and infinities are strings; errors are application/problem+json."
+)
+
+
+class Server(Litestar):
+    """A Litestar application behind our guard: nothing reaches a route, or the answer that there is none, but through it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.guard = Guard(self._inside, Rules(), styles=(markup.STYLE_HASH,))
+
+    async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend) -> None:
+        """Handle one request, or the server's start and end."""
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+        else:
+            await self.guard(scope, receive, send)  # type: ignore[arg-type]  # no lifespan here
+
+    async def _inside(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer HEAD as GET without its body: Litestar has no routes for it."""
+        is_head = scope["type"] == "http" and scope["method"] == "HEAD"
+        if is_head:
+            scope = {**scope, "method": "GET", "ailab_head": True}
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [(n, _with_head(v) if n.lower() == b"allow" else v) for n, v in message["headers"]]
+            elif is_head and message["type"] == "http.response.body":
+                message["body"] = b""
+            await send(message)
+
+        await super().__call__(scope, receive, answer)
+
+
+def _with_head(allow: bytes) -> bytes:
+    """The Allow header with HEAD wherever GET is."""
+    methods = {method.strip() for method in allow.split(b",")} | ({b"HEAD"} if b"GET" in allow else set())
+    return b", ".join(sorted(methods))
+
+
+class _Unlisted(Router):
+    """Where Litestar's own documentation routes go, which load scripts from elsewhere: nowhere. Ours are among HANDLERS."""
+
+    def register(self, value: Any) -> list[Any]:  # noqa: ARG002  (nothing is taken)
+        return []
+
+
+def create_app(dir: str | os.PathLike[str] | None = None) -> Server:  # noqa: A002  (the word everywhere in ailab)
+    """Make the server's application; nothing is opened before its startup.
+
+    Args:
+        dir: the store; by default as for `start_run`, and made where there is none.
+    """
+
+    @asynccontextmanager
+    async def open_catalogue(app: Litestar) -> AsyncIterator[None]:
+        setting = settings.load(dir=None if dir is None else os.fspath(dir))
+        assert isinstance(app, Server)  # noqa: S101  (made below)
+        app.guard.rules = Rules.load(setting)
+        app.state.catalogue = Catalogue(setting)
+        try:
+            yield
+        finally:
+            app.state.catalogue.close()
+
+    return Server(
+        route_handlers=HANDLERS,
+        lifespan=[open_catalogue],
+        guards=[contract.check_query],
+        exception_handlers={Exception: errors.answer},
+        openapi_config=OpenAPIConfig(
+            title="ailab",
+            version=ailab.__version__,
+            description=_DESCRIPTION,
+            openapi_router=_Unlisted("/schema", route_handlers=[]),
+        ),
+        request_max_body_size=contract.BODY_MAX,
+        logging_config=None,
+        debug=False,
+        pdb_on_exception=False,
+    )
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    dir: str | os.PathLike[str] | None = None,  # noqa: A002
+    *,
+    reload: bool = False,
+    announce: Callable[[str], object] = print,
+) -> str:
+    """Serve a store until interrupted or terminated; return the URL that was served.
+
+    Args:
+        host: a loopback address, or localhost.
+        port: taken as it is, or refused; by default 8000, or the next free one.
+        dir: the store; by default as for `start_run`, and made where there is none.
+        reload: start anew whenever the source of ailab changes.
+        announce: called with the URL once requests are answered.
+
+    Raises:
+        RefusedError: the host is not loopback.
+        StoreError: the store cannot be opened or made.
+        SettingError: the port is taken or cannot be had, or a setting is not allowed.
+    """
+    address = _loopback(host)
+    setting = settings.load(dir=None if dir is None else os.fspath(dir))
+    Rules.load(setting)
+    store = open_store(setting.dir or find_store(), create=True)
+    listener = _listen(address, port)
+    url = f"http://{f'[{address}]' if ':' in address else address}:{listener.getsockname()[1]}"
+    if reload:
+        _serve_reloading(listener, store.path, url, announce)
+    else:
+        config = _config(create_app(store.path))
+        _Announcing(config, lambda: announce(url)).run(sockets=[listener])
+    return url
+
+
+def _config(app: Any, **more: Any) -> uvicorn.Config:
+    """One worker, one parser whose limits we know (h11), no forwarding headers, and a log of what goes wrong only."""
+    return uvicorn.Config(
+        app, http="h11", ws="none", access_log=False, log_level="warning", proxy_headers=False, server_header=False,
+        timeout_graceful_shutdown=GRACE_S, **more,
+    )  # fmt: skip
+
+
+class _Announcing(uvicorn.Server):
+    """Says when requests are answered; an interrupt is the usual end, not an error."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._announce()
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets=sockets)
+        except KeyboardInterrupt:  # uvicorn raises the signal again after its own shutdown
+            return
+
+
+def _serve_reloading(listener: socket.socket, store: str, url: str, announce: Callable[[str], object]) -> None:
+    """Let uvicorn watch the sources and start a fresh process at every change; the store goes there by AILAB_DIR."""
+    os.environ["AILAB_DIR"] = store
+    sources = [os.path.dirname(module) for module in (ailab.__file__, __file__)]
+    config = _config("ailab_api.app:app", reload=True, reload_dirs=sources)
+    announce(url)
+    ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+
+
+def _loopback(host: str) -> str:
+    """The address behind a loopback host.
+
+    Raises:
+        RefusedError: it is another host.
+    """
+    if host.lower() == "localhost":
+        return "127.0.0.1"
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        address = None
+    if address is None or not address.is_loopback:
+        raise RefusedError(
+            f"host {host!r} is not loopback; serving other machines comes with tokens, which this version does not have",
+            hint="leave --host out, and reach the server from elsewhere through ssh -L 8000:127.0.0.1:8000",
+        )
+    return str(address)
+
+
+def _listen(address: str, port: int | None) -> socket.socket:
+    """A listening socket on `port`, or on the first free one from the default on.
+
+    Raises:
+        SettingError: none is free, or the one asked for is taken or cannot be had.
+    """
+    tried = range(PORT, PORT + PORTS_TRIED) if port is None else (port,)
+    for number in tried:
+        listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address, number))
+            listener.listen(2048)
+        except OSError as problem:
+            listener.close()
+            if problem.errno != errno.EADDRINUSE:
+                raise SettingError(
+                    f"port {number} cannot be had on {address}: {problem.strerror}", hint="allowed: 1024 to 65535"
+                ) from problem
+        except OverflowError:
+            listener.close()
+            raise SettingError(f"port {number} is none", hint="allowed: 1024 to 65535") from None
+        else:
+            return listener
+    if port is not None:
+        raise SettingError(
+            f"port {port} is taken on {address}", hint="leave --port out, and the next free one from 8000 on is used"
+        )
+    raise SettingError(f"ports {PORT} to {PORT + PORTS_TRIED - 1} are taken on {address}", hint="name a free one with --port")
+
+
+app = create_app()

@@ -1,0 +1,70 @@
+"""The server's hold on a store: one catalogue for all questions, one writer for all actions, from startup to shutdown.
+
+Only the event loop's thread uses them. A question sees every event that was written more than `MAX_AGE_S` and a request
+before; an action brings the catalogue up to date before and after, so what was written through this server is seen at once.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from ailab.actions import Actions
+from ailab.errors import AilabError, StoreError
+from ailab.store import find_store, open_store
+from ailab.views import Lab
+
+if TYPE_CHECKING:
+    from litestar import Request
+
+    from ailab.settings import Settings
+
+MAX_AGE_S = 0.2
+
+
+class Catalogue:
+    """A store, opened for a server; made where there is none, so that a page is there before the first run.
+
+    Args:
+        setting: names the store and the installation.
+
+    Raises:
+        StoreError: the store cannot be opened or made.
+    """
+
+    def __init__(self, setting: Settings) -> None:
+        self.project = setting.installation
+        self._lab = Lab(open_store(setting.dir or find_store(), create=True))
+        self.actions = Actions(self._lab, via="http")
+        self.lab()
+
+    def lab(self) -> Lab:
+        """The catalogue, at most `MAX_AGE_S` old.
+
+        Raises:
+            StoreError: the store's files cannot be read now.
+        """
+        try:
+            self._lab.refresh(MAX_AGE_S)
+        except AilabError:
+            raise
+        except OSError as problem:
+            code = errno.errorcode.get(problem.errno or 0, "OSError")
+            raise StoreError(f"the store cannot be read ({code})", path=self._lab.store.path) from problem
+        return self._lab
+
+    def close(self) -> None:
+        """Seal the writer's segment and let go of the catalogue."""
+        self.actions.close()
+        self._lab.close()
+
+
+def catalogue_of(request: Request[Any, Any, Any]) -> Catalogue:
+    """The catalogue of the server that a request came to."""
+    found: Catalogue = request.app.state.catalogue
+    return found
+
+
+def lab_of(request: Request[Any, Any, Any]) -> Lab:
+    """The catalogue's tables, fresh enough to answer a request."""
+    return catalogue_of(request).lab()

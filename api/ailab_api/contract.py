@@ -1,0 +1,296 @@
+"""What a route takes and gives: one table per route that both checks requests and makes the OpenAPI document.
+
+A query parameter that no table names, or one given twice that may stand once, is refused before the handler runs; so a
+misspelt filter never answers with all runs. Bodies are decoded into Structs that forbid unknown fields. Whatever a client
+sends ends in a value or in a FilterError that says where.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from litestar.datastructures import ResponseHeader
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, Parameter, Reference, RequestBody, Schema
+from litestar.openapi.spec.enums import OpenAPIType
+
+from ailab.errors import FilterError
+from ailab.queries import parse_count, parse_switch
+
+from . import errors, examples
+
+if TYPE_CHECKING:
+    from litestar import Request
+    from litestar.connection import ASGIConnection
+    from litestar.handlers.base import BaseRouteHandler
+
+BODY_MAX = 8 * 1024 * 1024
+"""Bytes of a request's body: a note of a million characters fits, whatever they are."""
+PARAMETERS_MAX = 300
+"""Parameters of one request: a comparison of 100 runs fits."""
+
+T = TypeVar("T")
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """One query parameter of a route."""
+
+    name: str
+    description: str
+    example: str
+    type: str = "string"
+    required: bool = False
+    many: bool = False
+    """Whether it may be given more than once."""
+    choices: tuple[str, ...] = ()
+    default: Any = None
+
+    def fits(self, name: str) -> bool:
+        """Whether `name` is this parameter; a name that ends with `.KEY` stands for every name with that beginning."""
+        start = self.name.removesuffix("KEY")
+        return name == self.name if start == self.name else name.startswith(start) and name != start
+
+    def document(self) -> Parameter:
+        """The parameter as OpenAPI has it."""
+        one = Schema(type=OpenAPIType(self.type), enum=list(self.choices) or None, default=self.default)
+        schema = Schema(type=OpenAPIType.ARRAY, items=one) if self.many else one
+        return Parameter(
+            name=self.name,
+            param_in="query",
+            required=self.required,
+            description=self.description,
+            schema=schema,
+            example=self.example,
+        )
+
+
+LIMIT = Ask(
+    "limit",
+    "How many at most, 1 to 1,000; X-Total-Count says how many there are.",
+    "10",
+    type="integer",
+    default=100,
+)
+
+
+# -- checking ----------------------------------------------------------------------------------------------------------
+
+
+class Asked:
+    """The query parameters of one request, checked against its route."""
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self.pairs = pairs
+
+    def one(self, name: str) -> str | None:
+        """The text of a parameter, or None."""
+        return next((text for key, text in self.pairs if key == name), None)
+
+    def every(self, name: str) -> list[str]:
+        """All texts of a parameter that may be given more than once."""
+        return [text for key, text in self.pairs if key == name]
+
+    def need(self, name: str, hint: str) -> str:
+        """The text of a parameter that must be there.
+
+        Raises:
+            FilterError: it is absent or empty.
+        """
+        text = self.one(name)
+        if not text:
+            raise FilterError(f"{name} is missing", where=name, hint=hint)
+        return text
+
+    def choice(self, ask: Ask) -> str | None:
+        """The text of a parameter that has a list of allowed ones, or None.
+
+        Raises:
+            FilterError: it is none of them.
+        """
+        text = self.one(ask.name)
+        if text is not None and text not in ask.choices:
+            raise FilterError(
+                f"{ask.name}: {text[:40]!r} is not allowed", where=ask.name, hint=f"allowed: {', '.join(ask.choices)}"
+            )
+        return text
+
+    def count(self, name: str, *, default: int, most: int = 1000) -> int:
+        """A whole number from 1 to `most`.
+
+        Raises:
+            FilterError: it is none.
+        """
+        text = self.one(name)
+        return default if text is None else parse_count(name, text, most)
+
+    def switch(self, name: str) -> bool | None:
+        """True, false, or None where it is not given.
+
+        Raises:
+            FilterError: it is neither.
+        """
+        text = self.one(name)
+        return None if text is None else parse_switch(name, text)
+
+
+async def check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Refuse what the route's table does not name; keep the rest for `asked`. Stands before every handler.
+
+    Raises:
+        FilterError: the query string does not parse, or a name is unknown or given twice.
+    """
+    known: tuple[Ask, ...] = handler.opt.get("asks", ())
+    pairs = _parse(connection.scope["query_string"])
+    seen: set[str] = set()
+    for name, _ in pairs:
+        ask = next((a for a in known if a.fits(name)), None)
+        if ask is None:
+            allowed = ", ".join(a.name for a in known) or "none"
+            raise FilterError(f"no parameter {name[:100]!r} here", where=name[:100], hint=f"allowed: {allowed}")
+        if name in seen and not ask.many:
+            raise FilterError(f"{name[:100]} is given twice", where=name[:100])
+        seen.add(name)
+    connection.state["asked"] = Asked(pairs)
+
+
+def _parse(query: bytes) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_MAX)
+    except ValueError:
+        hint = f"at most {PARAMETERS_MAX} pairs NAME=VALUE, percent-encoded UTF-8"
+        raise FilterError("the query string does not parse", where="query", hint=hint) from None
+
+
+def asked(request: Request[Any, Any, Any]) -> Asked:
+    """The query parameters of a request."""
+    found: Asked = request.state["asked"]
+    return found
+
+
+def named(request: Request[Any, Any, Any], name: str) -> str:
+    """A part of the path, percent-decoded once by the server."""
+    return str(request.path_params[name])
+
+
+async def read_body(request: Request[Any, Any, Any], shape: type[T]) -> T:
+    """Read a request's body into a Struct.
+
+    Raises:
+        FilterError: it is no JSON, or has another shape; says where.
+    """
+    try:
+        return msgspec.json.decode(await request.body(), type=shape)
+    except msgspec.ValidationError as problem:
+        sentence, _, place = str(problem).partition(" - at `$")
+        where = "body" + place.rstrip("`")
+        fields = ", ".join(field.encode_name for field in msgspec.structs.fields(shape))  # type: ignore[arg-type]
+        raise FilterError(f"the body does not fit: {sentence[:200]}", where=where, hint=f"fields: {fields}") from None
+    except RecursionError:
+        raise FilterError("the body is nested too deeply", where="body") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise FilterError(f"the body is no JSON: {str(problem)[:200]}", where="body") from None
+
+
+# -- documenting -------------------------------------------------------------------------------------------------------
+
+_TOTAL = ResponseHeader(name="X-Total-Count", documentation_only=True, description="How many there are, whatever the limit.")
+_PATHS = {
+    "run_id": ("The run's id.", examples.RUN_ID),
+    "path": ("The file's place in the run; slashes stand as they are.", examples.PATH),
+}
+_ERRORS = {
+    400: "A part of the request is not allowed; `where` says which.",
+    404: "What was asked for is not there; `nearest` says what is.",
+    415: "The body is not application/json.",
+    503: "The store cannot be used now.",
+}
+
+
+def route(
+    name: str,
+    summary: str,
+    *,
+    tag: str,
+    asks: tuple[Ask, ...] = (),
+    example: Any = None,
+    body: msgspec.Struct | None = None,
+    total: bool = False,
+    fails: tuple[int, ...] = (400,),
+    media: str = "application/json",
+) -> dict[str, Any]:
+    """The keyword arguments of a Litestar handler: what is checked, and what the OpenAPI document says of it.
+
+    Args:
+        name: the operation's id; the name of the query or action behind it.
+        summary: what it answers, in one line.
+        tag: the resource.
+        asks: the query parameters.
+        example: an answer, as the handler gives it.
+        body: a request's body.
+        total: whether the answer has X-Total-Count.
+        fails: the statuses of its errors.
+        media: the media type of its answer.
+    """
+    return {
+        "operation_id": name,
+        "summary": summary,
+        "tags": [tag],
+        "opt": {"asks": asks},
+        "operation_class": _operation(asks, example, body, media),
+        "response_headers": [_TOTAL] if total else [],
+        "responses": {
+            status: ResponseSpec(
+                errors.Problem, description=_ERRORS[status], media_type=errors.MEDIA_TYPE, generate_examples=False
+            )
+            for status in fails
+        },
+        **({"sync_to_thread": False} if body is None else {}),  # a handler with a body waits for it, so it is no plain function
+    }
+
+
+def _operation(asks: tuple[Ask, ...], example: Any, body: msgspec.Struct | None, media: str) -> type[Operation]:
+    """Litestar fills an Operation from a handler's signature; this one adds what our tables say."""
+
+    @dataclass
+    class Documented(Operation):
+        def __post_init__(self) -> None:
+            self.parameters = [*map(_path_parameter, self.parameters or []), *(ask.document() for ask in asks)] or None
+            responses = self.responses or {}
+            for status, found in responses.items():
+                if status.startswith("2") and isinstance(found, OpenAPIResponse) and found.content:
+                    (content,) = found.content.values()
+                    found.content = {media: content}
+            if body is not None:
+                self.request_body = RequestBody(content={"application/json": _body(body)}, required=True)
+
+        def to_schema(self) -> dict[str, Any]:
+            """The operation as it stands in the document; examples go in last, since Litestar takes what is null out of them."""
+            found = super().to_schema()
+            for status, answer in found["responses"].items():
+                if status.startswith("2"):
+                    answer["content"][media]["example"] = msgspec.to_builtins(example)
+            return found
+
+    return Documented
+
+
+def _path_parameter(found: Any) -> Any:
+    if found.name in _PATHS:
+        found.description, found.example = _PATHS[found.name]
+    return found
+
+
+def _body(example: msgspec.Struct) -> OpenAPIMediaType:
+    fields = msgspec.json.schema(type(example))["$defs"][type(example).__name__]
+    properties: dict[str, Reference | Schema] = {
+        name: Schema(
+            type=OpenAPIType(field["type"]),
+            items=Schema(type=OpenAPIType(field["items"]["type"])) if "items" in field else None,
+        )
+        for name, field in fields["properties"].items()
+    }
+    schema = Schema(type=OpenAPIType.OBJECT, properties=properties, required=fields["required"], additional_properties=False)
+    return OpenAPIMediaType(schema=schema, example=msgspec.to_builtins(example))

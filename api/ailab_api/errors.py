@@ -1,0 +1,154 @@
+"""One translator: every error that leaves the server has one shape, `application/problem+json` (RFC 9457) with our fields.
+
+An ailab error keeps its sentence, its hint, the part of the question that it means, and what is near. What nobody foresaw
+becomes a 500 that says nothing about the inside; the log has the rest. No answer holds a stack trace or a path of the
+machine that the server runs on: where an error's sentence names a file, only the last part of its path is told.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from litestar import Response
+from litestar.exceptions import HTTPException
+
+from ailab.errors import (
+    AilabError,
+    DamageError,
+    FilterError,
+    MissingExtraError,
+    NotFoundError,
+    RefusedError,
+    RejectedError,
+    SettingError,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from litestar import Request
+    from litestar.types import Scope
+
+MEDIA_TYPE = "application/problem+json"
+DETAIL_MAX = 600
+"""Characters of `detail`: what was sent is quoted in it, and may be long."""
+
+_log = logging.getLogger("ailab_api")
+
+
+class Problem(msgspec.Struct, kw_only=True):
+    """What went wrong: `detail` says it in a sentence, `hint` what to do next, `where` which part of the request is meant.
+
+    `nearest` lists what exists and looks like what was asked for, best first.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    where: str | None = None
+    hint: str | None = None
+    nearest: list[str] = []
+
+
+_ANSWERS: tuple[tuple[type[AilabError], int, str, str], ...] = (
+    (NotFoundError, 404, "not-found", "not there"),
+    (FilterError, 400, "invalid", "a part of the request is not allowed"),
+    (RejectedError, 400, "rejected", "a value that cannot be kept"),
+    (SettingError, 400, "setting", "a setting that is not allowed"),
+    (RefusedError, 403, "refused", "the rules forbid it"),
+    (StoreError, 503, "store", "the store cannot be used now"),
+    (DamageError, 500, "damage", "bytes on disk are not what was written"),
+    (MissingExtraError, 501, "missing-extra", "an optional dependency is not installed"),
+)
+"""Error class, status, last part of `type`, title; the first that fits counts."""
+
+
+def problem(status: int, detail: str, *, instance: str, where: str | None = None, hint: str | None = None) -> Problem:
+    """Make a problem of a status that HTTP itself has a name for."""
+    phrase = HTTPStatus(status).phrase
+    slug = phrase.lower().replace(" ", "-")
+    return Problem(
+        type=f"urn:ailab:problem:{slug}",
+        title=phrase.lower(),
+        status=status,
+        detail=_cut(detail),
+        instance=instance,
+        where=where,
+        hint=hint,
+    )
+
+
+def problem_of(error: Exception, *, instance: str) -> Problem:
+    """Translate any exception: ailab's by class, HTTP's by status, all others as a 500 without their words."""
+    for kind, status, slug, title in _ANSWERS:
+        if isinstance(error, kind):
+            return Problem(
+                type=f"urn:ailab:problem:{slug}", title=title, status=status, detail=_cut(_sentence(error)), instance=instance,
+                where=getattr(error, "where", None) or getattr(error, "key", None), hint=error.hint or None,
+                nearest=list(getattr(error, "nearest", ())),
+            )  # fmt: skip
+    if isinstance(error, HTTPException) and 400 <= error.status_code < 500:  # noqa: PLR2004  (the client's errors)
+        return problem(error.status_code, str(error.detail), instance=instance)
+    return problem(500, "the server failed at this request", instance=instance, hint="its log says why")
+
+
+def encode(found: Problem) -> bytes:
+    """A problem as the bytes of its answer."""
+    return msgspec.json.encode(found)
+
+
+def instance_of(scope: Scope | dict[str, Any]) -> str:
+    """The path that was asked for, as it was sent."""
+    raw = scope.get("raw_path") or str(scope["path"]).encode("utf-8", "replace")
+    return _cut(bytes(raw).decode("ascii", "replace"))
+
+
+def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    """Answer a request with the problem that an exception is; what nobody foresaw goes to the log."""
+    found = problem_of(error, instance=instance_of(request.scope))
+    if found.status >= 500:  # noqa: PLR2004  (the server's errors)
+        _log.error("%s %s: %s", request.method, found.instance, type(error).__name__, exc_info=error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if isinstance(error, HTTPException):
+        _say_more(request, found)
+    return Response(found, status_code=found.status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _say_more(request: Request[Any, Any, Any], found: Problem) -> None:
+    """Put our words where Litestar's tell nobody what to do."""
+    if found.status == HTTPStatus.NOT_FOUND:
+        routes = sorted({route.path_format or "/" for route in request.app.routes if route.path_format != "/*"})
+        found.type, found.title = "urn:ailab:problem:no-route", "no such route"
+        found.detail = _cut(f"no route {found.instance}")
+        found.hint = "/schema lists all routes"
+        found.nearest = difflib.get_close_matches(found.instance, routes, n=3, cutoff=0.6)
+    elif found.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        found.detail = f"{request.method[:20]} is not allowed here"
+        found.hint = "/schema lists all routes"
+    elif found.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        found.detail = "the body is too large"
+
+
+def _sentence(error: AilabError) -> str:
+    """An error's own words, with nothing of where the store lies but the last part of a path."""
+    if isinstance(error, DamageError):
+        place = f"{error.kind} in {os.path.basename(error.path)}, line {error.line}, byte {error.offset}"
+        return place + (f": {_without_folders(error.detail)}" if error.detail else "")
+    if isinstance(error, StoreError):
+        return _without_folders(error.message.replace(error.path, os.path.basename(error.path)))
+    return error.message
+
+
+def _without_folders(text: str) -> str:
+    return re.sub(r"/[^\s:,'\"]*/", "", text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= DETAIL_MAX else text[: DETAIL_MAX - 1] + "…"

@@ -1,0 +1,143 @@
+"""The page of one run: what it was given, what came out, its curves, files and changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import msgspec
+
+from ..markup import Html, facts, join, page, pairs, tag
+from ..markup import table as html_table
+from .figures import chart, duration, moment, number, plain, size, status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ailab.queries import ArtifactFile, Change, MetricPoint, RunDetail
+
+CHARTS_MAX = 60
+"""Curves on one page; the others are in the JSON."""
+PICTURES_MAX = 12
+_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp")
+_PICTURE_BYTES_MAX = 4_000_000
+
+
+def run_page(run: RunDetail, *, curves: dict[str, list[MetricPoint]], changes: Sequence[Change], project: str) -> str:
+    """Draw the page.
+
+    Args:
+        run: the run.
+        curves: the points to draw, by metric.
+        changes: what was changed, newest first.
+        project: the installation's name.
+    """
+    title = run.name or run.run_id
+    parameters: dict[str, object] = {key: plain(value) for key, value in run.params.items()}
+    metrics: dict[str, object] = {key: number(value) for key, value in run.final_metrics.items()}
+    body = [
+        tag("h1", title), _headline(run), _note(run),
+        tag("div", _section("Final metrics", metrics), _section("Parameters", parameters), class_="columns"),
+        _curves(curves), _files(run.artifact_files), _origin(run), _changes(changes), _links(run),
+    ]  # fmt: skip
+    return page(f"{title} · {project}", *body, project=project)
+
+
+def _headline(run: RunDetail) -> Html:
+    words = {
+        "project": run.project, "dataset": run.dataset_id, "group": run.group, "seed": run.seed, "took": duration(run.duration_s),
+        "started": moment(run.started_at),
+    }  # fmt: skip
+    chips = [tag("li", key if value is None else f"{key}={value}", class_="chip") for key, value in run.tags.items()]
+    return join(
+        tag("p", status(run.status), " ", pairs({name: word for name, word in words.items() if word is not None})),
+        tag("ul", *chips, class_="chips") if chips else None,
+        tag("p", f"error: {run.error}", class_="failed") if run.error else None,
+        tag("p", "this run is in the trash", class_="failed") if run.trashed else None,
+        tag("p", f"{run.points_dropped:,} points could not be written", class_="failed") if run.points_dropped else None,
+    )
+
+
+def _note(run: RunDetail) -> Html:
+    described = tag("p", run.description, class_="soft") if run.description else None
+    return join(described, join(tag("h2", "Note"), tag("p", run.note, class_="note")) if run.note else None)
+
+
+def _section(title: str, values: dict[str, object]) -> Html:
+    return tag("section", tag("h2", title), facts(values) if values else tag("p", "none", class_="soft"))
+
+
+def _curves(curves: dict[str, list[MetricPoint]]) -> Html:
+    if not curves:
+        return Html("")
+    drawn = [chart(key, points) for key, points in list(curves.items())[:CHARTS_MAX]]
+    left = len(curves) - len(drawn)
+    more = tag("p", f"{left} more metrics are in the JSON", class_="soft") if left > 0 else None
+    return join(tag("h2", "Curves"), tag("div", *drawn, class_="charts"), more)
+
+
+def _files(files: Sequence[ArtifactFile]) -> Html:
+    newest: dict[str, ArtifactFile] = {}
+    for file in files:  # the newest version stands first
+        if not file.trashed:
+            newest.setdefault(file.path, file)
+    if not newest:
+        return Html("")
+    rows: list[list[object]] = [
+        [
+            tag("a", file.path, href=file.url), file.kind, size(file.size), file.version,
+            tag("span", file.sha256[:12], class_="code", title=file.sha256),
+        ]
+        for file in newest.values()
+    ]  # fmt: skip
+    columns = [("File", ""), ("Kind", ""), ("Size", "num"), ("Version", "num"), ("SHA-256", "")]
+    pictures = [
+        tag("a", tag("img", src=file.url, alt=file.path, loading="lazy"), href=file.url)
+        for file in newest.values()
+        if file.path.lower().endswith(_PICTURE_ENDINGS) and file.size <= _PICTURE_BYTES_MAX
+    ][:PICTURES_MAX]
+    return join(tag("h2", "Files"), html_table(columns, rows), tag("div", *pictures, class_="figures") if pictures else None)
+
+
+def _origin(run: RunDetail) -> Html:
+    known = facts({
+        "run id": run.run_id, "command": run.command, "git commit": run.git_hash,
+        "branch": run.git_branch, "remote": run.git_remote, "python": run.python_version, "user": run.user, "host": run.host,
+        "parent run": run.parent_run_id, "W&B": run.wandb_url, "ended": moment(run.ended_at) if run.ended_at else None,
+    })  # fmt: skip
+    long = (("Difference to the commit", run.git_diff), ("Packages", run.pip_freeze), ("Device", _indented(run.device_info)))
+    return join(
+        tag("h2", "Origin"),
+        known,
+        *(tag("details", tag("summary", title), tag("pre", content)) for title, content in long if content),
+    )
+
+
+def _indented(json: str | None) -> str | None:
+    return None if json is None else msgspec.json.format(json, indent=2)
+
+
+def _changes(changes: Sequence[Change]) -> Html:
+    if not changes:
+        return Html("")
+    rows: list[list[object]] = [
+        [moment(change.at), change.field, change.old or "", change.new or "", _who(change)] for change in changes
+    ]
+    return join(
+        tag("h2", "Changes"), html_table([("When", "line"), ("Field", ""), ("Before", ""), ("After", ""), ("Who", "")], rows)
+    )
+
+
+def _who(change: Change) -> str:
+    return " ".join(filter(None, (change.by, change.via and f"via {change.via}")))
+
+
+def _links(run: RunDetail) -> Html:
+    run_id = quote(run.run_id, safe="")
+    links = [
+        ("this run", f"/runs/{run_id}?format=json"),
+        ("points", f"/runs/{run_id}/metrics"),
+        ("changes", f"/runs/{run_id}/changes"),
+        ("files", f"/artifacts/{run_id}"),
+    ]
+    return tag("p", "As JSON:", *(join(" ", tag("a", name, href=href)) for name, href in links), class_="links")

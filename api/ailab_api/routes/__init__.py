@@ -1,0 +1,16 @@
+"""The routes, a module per resource. A handler reads what was asked, calls one query or action, and gives back its Struct."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import artifacts, changes, compare, health, leaderboard, pages, points, runs
+
+if TYPE_CHECKING:
+    from litestar.handlers import HTTPRouteHandler
+
+HANDLERS: list[HTTPRouteHandler] = [
+    *health.HANDLERS, *runs.HANDLERS, *points.HANDLERS, *leaderboard.HANDLERS, *compare.HANDLERS, *changes.HANDLERS,
+    *artifacts.HANDLERS, *pages.HANDLERS,
+]  # fmt: skip
+"""In the order of the OpenAPI document."""

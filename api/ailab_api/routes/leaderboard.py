@@ -1,0 +1,50 @@
+"""/runs/leaderboard: the best runs by a metric."""
+
+from typing import Any
+
+from litestar import Request, get
+
+from ailab import queries
+from ailab.queries import LeaderboardRow
+
+from .. import examples
+from ..catalogue import lab_of
+from ..contract import Ask, asked, route
+
+_ASKS = (
+    Ask("metric_name", "The metric to rank by.", "accuracy", required=True),
+    Ask("top_k", "How many at most, 1 to 1,000.", "10", type="integer", default=10),
+    Ask("dataset_id", "Only runs on this dataset.", "iris@v1"),
+    Ask("project_id", "Only runs of this project.", "iris"),
+    Ask("has_artifacts", "Only runs with files, or without.", "true", type="boolean"),
+    Ask(
+        "order",
+        "By default as the metric's goal says: asc for losses, errors and times.",
+        "desc",
+        choices=("desc", "asc"),
+    ),
+    Ask(
+        "of",
+        "Rank by this of the logged points; by default by the final value.",
+        "max",
+        choices=("last", "min", "max", "mean"),
+    ),
+)
+
+
+@get(
+    "/runs/leaderboard",
+    **route("leaderboard", "The best runs by a metric; NaN comes last.", tag="leaderboard", asks=_ASKS, example=[examples.ROW]),
+)
+def get_leaderboard(request: Request[Any, Any, Any]) -> list[LeaderboardRow]:
+    """Answer with the rows, best first."""
+    question, lab = asked(request), lab_of(request)
+    known = ", ".join(queries.known_metrics(lab)[:10])
+    return queries.leaderboard(
+        lab, question.need("metric_name", f"known metrics: {known or 'none yet'}"), top_k=question.count("top_k", default=10),
+        dataset_id=question.one("dataset_id"), has_artifacts=question.switch("has_artifacts"), order=question.one("order"),
+        of=question.one("of"), project_id=question.one("project_id"),
+    )  # fmt: skip
+
+
+HANDLERS = [get_leaderboard]

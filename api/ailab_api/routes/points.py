@@ -1,0 +1,52 @@
+"""/runs/{run_id}/metrics and /runs/{run_id}/history: the points of a run, as they were logged or thinned out."""
+
+from typing import Any
+
+from litestar import Request, Response, get
+
+from ailab import queries
+from ailab.queries import MetricPoint
+
+from .. import examples
+from ..catalogue import lab_of
+from ..contract import Ask, asked, named, route
+
+POINTS_MAX = 1_000_000
+_ASKS = (
+    Ask("key", "Only this metric; may be repeated.", "val_loss", many=True),
+    Ask(
+        "max_points",
+        "About how many points per metric at most; smallest and greatest values of each stretch stay.",
+        "200",
+        type="integer",
+    ),
+)
+
+
+def _points(request: Request[Any, Any, Any]) -> Response[list[MetricPoint]]:
+    question = asked(request)
+    most = question.count("max_points", default=0, most=POINTS_MAX) or None
+    page = queries.metric_points(lab_of(request), named(request, "run_id"), keys=question.every("key") or None, max_points=most)
+    return Response(page.rows, headers={"X-Total-Count": str(page.total)})
+
+
+def _route(name: str, summary: str) -> dict[str, Any]:
+    return route(name, summary, tag="points", asks=_ASKS, example=[examples.POINT], total=True, fails=(400, 404))
+
+
+@get(
+    "/runs/{run_id:str}/metrics",
+    **_route("metric_points", "Logged points of a run by metric and step; X-Total-Count counts them before thinning."),
+)
+def get_metrics(request: Request[Any, Any, Any]) -> Response[list[MetricPoint]]:
+    """Answer with the points."""
+    return _points(request)
+
+
+@get("/runs/{run_id:str}/history", **_route("history", "The same as /runs/{run_id}/metrics."))
+def get_history(request: Request[Any, Any, Any]) -> Response[list[MetricPoint]]:
+    """Answer with the points."""
+    return _points(request)
+
+
+HANDLERS = [get_metrics, get_history]

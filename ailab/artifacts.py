@@ -189,7 +189,7 @@ def _columns_and_rows(table: Any, path: str) -> tuple[list[str], list[list[Any]]
         if len(lengths) > 1:
             raise RejectedError(f"table {path!r}: its columns have different lengths {sorted(lengths)}", key=path)
         return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
-    rows = list(table)
+    rows = list(table) if hasattr(table, "__iter__") else []
     if rows and all(hasattr(row, "items") for row in rows):
         names = list(dict.fromkeys(str(name) for row in rows for name in row))
         return names, [[row.get(name) for name in names] for row in rows]

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,7 @@ except ImportError:  # Windows has no flock
     fcntl = None  # type: ignore[assignment]
 
 CHUNK = 4 << 20
+NEWLINE = b"\n"
 PER_FILE = 10
 """Findings of one kind that are listed singly; the others are counted."""
 LEFTOVER_SECONDS = 3600.0
@@ -112,10 +113,7 @@ _DAMAGE: dict[str, tuple[Level, str, str]] = {
 
 def store_path(given: str | None) -> str:
     """The store that is meant, found as `start_run` finds it, also where the settings do not parse."""
-    try:
-        named = settings.load(dir=given).dir
-    except (SettingError, OSError):
-        named = given or os.environ.get("AILAB_DIR")
+    named = settings.load(dir=given, problems=[]).dir
     return os.path.abspath(os.path.expanduser(named or find_store()))
 
 
@@ -135,6 +133,45 @@ def examine(path: str) -> Checkup:
     return look.checkup()
 
 
+class _Lines:
+    """Whole lines of a file in blocks; iterate again for what was added since. Linear also for a line of a gigabyte."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read = 0
+        self._file = file
+        self._parts: list[bytes] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        while chunk := self._file.read(CHUNK):
+            self.read += len(chunk)
+            cut = chunk.rfind(NEWLINE) + 1
+            if cut:
+                block = b"".join([*self._parts, chunk[:cut]])
+                self._parts = [chunk[cut:]]
+                yield block
+            else:
+                self._parts.append(chunk)
+
+    @property
+    def rest(self) -> int:
+        """Bytes behind the last newline."""
+        return sum(map(len, self._parts))
+
+
+class _Block(NamedTuple):
+    """Bytes of a segment that begin behind its first `line` lines and `offset` bytes."""
+
+    path: str
+    data: bytes
+    line: int
+    offset: int
+
+    def place(self, envelope: Envelope) -> str:
+        """path:line:byte of an event in it."""
+        at = self.data.rfind(b'\n{"seq":%d,' % envelope.seq) + 1  # the last: before it may stand what a torn write left of it
+        return f"{self.path}:{self.line + self.data.count(NEWLINE, 0, at) + 1}:{self.offset + at}"
+
+
 class _Look:
     """One look at a store: what was counted and found so far."""
 
@@ -151,6 +188,7 @@ class _Look:
         self.marker_ok = False
         self.flock = False
         self._births: dict[str, str] = {}
+        self._last_at: dict[str, datetime] = {}
         self._decoders: dict[str, Any] = {kind: msgspec.json.Decoder(event) for kind, event in events.KINDS.items()}
         self._started: set[str] = set()
         self._status: dict[str, tuple[tuple[int, str, int], str]] = {}
@@ -258,54 +296,48 @@ class _Look:
     def _segment(self, name: str) -> None:
         path = self.store.segment_path(name)
         segment = Segment(name, path, hashed=True)
-        rest = 0
         try:
             with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                at: datetime | None = None
-                for data, left in _whole_lines(file):
-                    rest = left
-                    fresh = segment.header is None
-                    line, offset = segment.line, segment.offset
-                    found = segment.feed(data)
-                    if fresh and self._is_copy(segment):
-                        return
-                    at = self._clock_steps(segment, found, at)
-                    for envelope in found:
-                        self._take(segment, envelope, data, line, offset)
+                lines = _Lines(file)
+                if not self._read(segment, lines):
+                    return
+                alive = segment.footer is None and writer_alive(segment)
+                if not alive:
+                    self._read(segment, lines)  # what its writer wrote between our last look and its end
         except OSError as problem:
             self._damage(segment, DamageError("unreadable", path=path, detail=problem.strerror or str(problem)))
             return
         except msgspec.DecodeError as problem:
-            self._damage(
-                segment, DamageError("bad-json", path=path, line=segment.line, offset=segment.offset, detail=str(problem))
-            )
+            place = DamageError("bad-json", path=path, line=segment.line, offset=segment.offset, detail=str(problem))
+            self._damage(segment, place)
+            alive = False
         self.segments[name] = segment
-        self.segment_bytes += size
-        self.alive[name] = segment.footer is None and writer_alive(segment)
-        self._judge(segment, rest)
+        self.segment_bytes += lines.read
+        self.alive[name] = alive
+        self._judge(segment, lines.rest)
+
+    def _read(self, segment: Segment, lines: _Lines) -> bool:
+        """Take all that is there now; return whether the segment counts, which a copy of another one does not."""
+        for data in lines:
+            fresh = segment.header is None
+            block = _Block(segment.path, data, segment.line, segment.offset)
+            found = segment.feed(data)
+            if fresh and self._is_copy(segment):
+                return False
+            for envelope in found:
+                self._clock_step(block, envelope)
+                self._take(segment, envelope, block)
+        return True
 
     def _judge(self, segment: Segment, rest: int) -> None:
         """Findings about a segment that was read to its end; `rest` bytes stand behind its last newline."""
         for problem in segment.problems:
             self._damage(segment, problem)
-        torn = DamageError(
-            "torn-tail",
-            path=segment.path,
-            line=segment.line + 1,
-            offset=segment.offset,
-            detail=f"{_count(rest, 'byte')} without an end",
-        )
-        if rest and segment.footer is not None:
-            self._damage(
-                segment,
-                DamageError(
-                    "gap", path=segment.path, line=torn.line, offset=torn.offset, detail=f"{rest} bytes stand behind the footer"
-                ),
-            )
-        elif rest and not self.alive[segment.name]:
-            self._damage(segment, torn)
-        if segment.header is None and not segment.problems and not rest and not self.alive[segment.name]:
+        if rest and (segment.footer is not None or not self.alive[segment.name]):
+            kind, what = ("gap", "stand behind the footer") if segment.footer is not None else ("torn-tail", "without an end")
+            said = f"{_count(rest, 'byte')} {what}"
+            self._damage(segment, DamageError(kind, path=segment.path, line=segment.line + 1, offset=segment.offset, detail=said))
+        if segment.line == 0 and not rest and not self.alive[segment.name]:
             self.say(
                 "note", "an empty segment", where=segment.path, cost="nothing", hint="its writer was killed before its first line"
             )
@@ -342,43 +374,43 @@ class _Look:
             )
         return False
 
-    def _clock_steps(self, segment: Segment, found: list[Envelope], before: datetime | None) -> datetime | None:
-        """Say where the writer's clock went backwards; return the last time seen."""
-        for envelope in found:
-            if before is not None and envelope.at < before and self._listing("clock", segment.path):
-                back = before - envelope.at
-                self.say(
-                    "note" if back < timedelta(seconds=1) else "warning",
-                    f"the clock went back by {back.total_seconds():.3f} s at {envelope.at.isoformat()}",
-                    where=f"{segment.path}: seq {envelope.seq}",
-                    cost="times and durations around it are not exact; the order of events is",
-                    hint="see whether this machine's clock is synchronised",
-                )
-            before = envelope.at
-        return before
+    def _clock_step(self, block: _Block, envelope: Envelope) -> None:
+        """Say where the writer's clock went backwards."""
+        before = self._last_at.get(block.path)
+        self._last_at[block.path] = envelope.at
+        if before is None or envelope.at >= before or not self._listing("clock", block.path):
+            return
+        back = before - envelope.at
+        self.say(
+            "note" if back < timedelta(seconds=1) else "warning",
+            f"the clock went back by {back.total_seconds():.3f} s at {envelope.at.isoformat()}",
+            where=block.place(envelope),
+            cost="times and durations around it are not exact; the order of events is",
+            hint="see whether this machine's clock is synchronised",
+        )
 
-    def _take(self, segment: Segment, envelope: Envelope, data: bytes, line: int, offset: int) -> None:
+    def _take(self, segment: Segment, envelope: Envelope, block: _Block) -> None:
         """Count one event, and keep what later findings need."""
         self.events += 1
         decoder = self._decoders.get(envelope.kind)
         if decoder is None:
-            self._newer[envelope.kind] += envelope.kind not in events.RESERVED
+            if envelope.kind not in events.RESERVED:
+                self._newer[envelope.kind] += 1
             return
         try:
             event = decoder.decode(envelope.data)
         except (msgspec.DecodeError, RecursionError) as problem:
             if self._listing("payload", segment.path):
-                where = _place(segment, envelope, data, line, offset)
                 self.say(
                     "error",
                     f"{envelope.kind} does not fit its kind: {problem}",
-                    where=where,
+                    where=block.place(envelope),
                     cost="this event",
                     hint="a newer version may have written it",
                 )
             return
         if isinstance(event, events.WritesDropped):
-            self._lost(event, _place(segment, envelope, data, line, offset))
+            self._lost(event, block.place(envelope))
         self._blobs_of(event, envelope)
         self._status_of(segment, event, envelope)
 
@@ -557,19 +589,16 @@ class _Look:
         before = len(self.findings)
         dotenv = _nearest(".env")
         lines = self._dotenv(dotenv) if dotenv else {}
-        try:
-            settings.load()
-        except SettingError as problem:
-            name = problem.message.split(" ", 1)[0].rstrip(":")
-            where = f"{dotenv}:{lines[name]}" if dotenv and name in lines and " in .env" in problem.message else ""
-            self.say("error", problem.message, where=where, cost="runs start with the default instead", hint=problem.hint)
-        except OSError as problem:
-            self.say(
-                "error",
-                f"settings cannot be read ({problem.strerror})",
-                where=problem.filename or "",
-                hint="check who may read it",
-            )
+        problems: list[Exception] = []
+        settings.load(problems=problems)
+        for problem in problems:
+            if isinstance(problem, SettingError):
+                name = problem.message.split(" ", 1)[0].rstrip(":")
+                where = f"{dotenv}:{lines[name]}" if name in lines and " in .env" in problem.message else ""
+                self.say("error", problem.message, where=where, cost="the default holds instead", hint=problem.hint)
+            else:
+                path = getattr(problem, "filename", None) or ""
+                self.say("error", f"settings cannot be read: {problem}", where=path, hint="check who may read it")
         known = {variable for field in settings.Settings.__struct_fields__ for variable in settings.variables(field)}
         for name in sorted({*os.environ, *lines}):
             if name.startswith("AILAB_") and name not in known:
@@ -616,26 +645,6 @@ class _Look:
             segment_bytes=self.segment_bytes, blobs=len(self.blobs), blob_bytes=sum(self.blobs.values()),
             free_bytes=self.free_bytes, flock=self.flock, git=self.git, versions=self.versions, findings=self.findings,
         )  # fmt: skip
-
-
-def _whole_lines(file: Any) -> Iterator[tuple[bytes, int]]:
-    """Yield (bytes up to a newline, bytes behind it that have no newline yet); linear also for a line of a gigabyte."""
-    parts: list[bytes] = []
-    while chunk := file.read(CHUNK):
-        cut = chunk.rfind(b"\n") + 1
-        if cut:
-            data = b"".join([*parts, chunk[:cut]])
-            parts = [chunk[cut:]]
-            yield data, 0
-        else:
-            parts.append(chunk)
-    yield b"", sum(map(len, parts))
-
-
-def _place(segment: Segment, envelope: Envelope, data: bytes, line: int, offset: int) -> str:
-    """path:line:byte of an event in bytes that begin behind `line` lines and `offset` bytes."""
-    at = max(0, data.find(b'{"seq":%d,' % envelope.seq))
-    return f"{segment.path}:{line + data.count(10, 0, at) + 1}:{offset + at}"
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:

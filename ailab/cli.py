@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from . import queries
+    from .terminal import Screen
     from .views import Lab
 
 LATEST = 5
@@ -135,9 +136,14 @@ class Call:
         finally:
             lab.close()
 
-    def answer(self, value: Any) -> None:
-        """Print an answer as JSON."""
-        click.echo(msgspec.json.encode(value))
+    def answer(self, value: Any, draw: Callable[[Any, Screen], None] | None = None) -> None:
+        """Print an answer: as JSON where that is wanted, else drawn by `draw(terminal, screen)`."""
+        if self.json or draw is None:
+            click.echo(msgspec.json.encode(value))
+            return
+        from . import terminal
+
+        draw(terminal, terminal.Screen())
 
 
 class Verb(click.Command):
@@ -278,23 +284,26 @@ def _verb(*examples: str, calls: str, **attributes: Any) -> Callable[[Callable[.
 # -- starting ----------------------------------------------------------------------------------------------------------
 
 
+class Serving(msgspec.Struct):
+    """A server that answers at `url`."""
+
+    url: str
+
+
 @_verb("ailab demo", "ailab demo --runs 12 --no-serve", calls="demo.run_demo, queries.leaderboard")
 @click.option("--serve/--no-serve", "serving", default=True, help="Serve the store afterwards. [default: serve]")
 @click.option("--runs", "n_runs", type=click.IntRange(min=1), metavar="N", help="How many models to train.")
 @click.pass_obj
 def demo(call: Call, serving: bool, n_runs: int | None) -> None:  # noqa: FBT001
     """Train small models on real data, then show which are best."""
-    from . import queries, terminal
+    from . import queries
     from .demo import run_demo
 
     run_ids = run_demo(dir=call.dir, n_runs=n_runs, progress=not call.json)
     with call.lab() as lab:
         project = queries.get_run(lab, run_ids[0]).project_id
         rows = queries.leaderboard(lab, "accuracy", project_id=project)
-    if call.json:
-        call.answer(rows)
-    else:
-        terminal.leaderboard(terminal.Screen(), rows)
+    call.answer(rows, lambda terminal, screen: terminal.leaderboard(screen, rows))
     if serving:
         _serve(call, host="127.0.0.1", port=None, reload=False)
     else:
@@ -309,7 +318,7 @@ def demo(call: Call, serving: bool, n_runs: int | None) -> None:  # noqa: FBT001
 def serve(call: Call, host: str, port: int | None, reload: bool) -> None:  # noqa: FBT001
     """Serve pages and the HTTP API until Ctrl-C.
 
-    With --json only errors are JSON: what a server answers is JSON already.
+    Its address is printed once it answers; with --json as {"url": …}.
     """
     _serve(call, host=host, port=port, reload=reload)
 
@@ -317,8 +326,10 @@ def serve(call: Call, host: str, port: int | None, reload: bool) -> None:  # noq
 def _serve(call: Call, *, host: str, port: int | None, reload: bool) -> None:
     from ailab_api.app import serve as start
 
-    sys.stdout.flush()
-    start(host=host, port=port, dir=call.dir, reload=reload)
+    def announce(url: str) -> None:
+        click.echo(msgspec.json.encode(Serving(url=url)) if call.json else url)
+
+    start(host=host, port=port, dir=call.dir, reload=reload, announce=announce)
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
@@ -362,11 +373,10 @@ def runs(call: Call, /, latest: int | None, **given: Any) -> None:
     with call.lab() as lab:
         page = queries.list_runs(lab, asked)
         if latest is not None:
-            _print_latest(call, queries.get_runs_by_ids(lab, [row.run_id for row in page.rows]))
-        elif call.json:
-            call.answer(page.rows)
+            details = queries.get_runs_by_ids(lab, [row.run_id for row in page.rows])
+            call.answer(details, lambda terminal, screen: terminal.latest(screen, details))
         else:
-            _print_runs(lab, page, asked)
+            call.answer(page.rows, lambda terminal, screen: _draw_runs(lab, page, asked, terminal, screen))
     if not page.rows:
         _say("no runs" + (" that the filters keep" if pairs else ""))
     elif page.total > len(page.rows) and latest is None:
@@ -393,23 +403,14 @@ def _filter_pairs(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     return list(pairs.items())
 
 
-def _print_latest(call: Call, details: list[queries.RunDetail]) -> None:
-    if call.json:
-        call.answer(details)
-        return
-    from . import terminal
-
-    terminal.latest(terminal.Screen(), details)
-
-
-def _print_runs(lab: Lab, page: queries.Page, asked: queries.RunFilter) -> None:
-    from . import queries, terminal
+def _draw_runs(lab: Lab, page: queries.Page, asked: queries.RunFilter, terminal: Any, screen: Screen) -> None:
+    from . import queries
 
     if not page.rows:
         return
     params = {run.run_id: run.params for run in queries.get_runs_by_ids(lab, [row.run_id for row in page.rows])}
     wanted = [asked.sort.removeprefix("-").removeprefix("metrics."), asked.metric_name or ""]
-    terminal.runs(terminal.Screen(), page.rows, params, first=wanted)
+    terminal.runs(screen, page.rows, params, first=wanted)
 
 
 @_verb(
@@ -444,16 +445,15 @@ def show(call: Call, /, run: str, keys: tuple[str, ...], **parts: bool) -> None:
         elif call.json and parts["metrics"]:
             _check_keys(found, keys, [])
             call.answer(queries.metric_points(lab, found.run_id, keys=keys or None).rows)
-        elif call.json:
-            call.answer(found)
         else:
-            _print_run(lab, found, keys, parts)
+            call.answer(found, lambda terminal, screen: _draw_run(lab, found, terminal, screen, keys=keys, parts=parts))
 
 
-def _print_run(lab: Lab, run: queries.RunDetail, keys: tuple[str, ...], parts: Mapping[str, bool]) -> None:
-    from . import queries, terminal
+def _draw_run(
+    lab: Lab, run: queries.RunDetail, terminal: Any, screen: Screen, *, keys: Sequence[str], parts: Mapping[str, bool]
+) -> None:
+    from . import queries
 
-    screen = terminal.Screen()
     if not any(parts.values()):
         page = queries.metric_points(lab, run.run_id, max_points=400)
         terminal.overview(screen, run, {key: values for key, (_, values) in _by_key(page.rows).items()})
@@ -469,7 +469,7 @@ def _print_run(lab: Lab, run: queries.RunDetail, keys: tuple[str, ...], parts: M
         screen.raw(run.pip_freeze) if run.pip_freeze else _say("no packages were captured")
 
 
-def _print_metrics(lab: Lab, screen: Any, run: queries.RunDetail, keys: tuple[str, ...]) -> None:
+def _print_metrics(lab: Lab, screen: Screen, run: queries.RunDetail, keys: Sequence[str]) -> None:
     from . import queries, terminal
 
     page = queries.metric_points(lab, run.run_id, keys=keys or None, max_points=2)
@@ -520,7 +520,7 @@ def _by_key(rows: Sequence[queries.MetricPoint]) -> dict[str, tuple[list[int], l
     return found
 
 
-def _print_sheets(lab: Lab, screen: Any, run: queries.RunDetail) -> None:
+def _print_sheets(lab: Lab, screen: Screen, run: queries.RunDetail) -> None:
     """The newest version of each CSV file among the artifacts that holds metrics."""
     from . import queries, terminal
 
@@ -555,14 +555,11 @@ def compare(call: Call, run_ids: tuple[str, ...], everything: bool) -> None:  # 
         found = queries.compare_runs(lab, [queries.resolve_run(lab, run) for run in run_ids])
         if len(found.runs) < 2:  # noqa: PLR2004
             raise click.UsageError("compare takes two different runs or more")
-        if call.json:
-            call.answer(found)
-            return
-        _print_comparison(lab, found, everything=everything)
+        call.answer(found, lambda terminal, screen: _draw_comparison(lab, found, terminal, screen, everything=everything))
 
 
-def _print_comparison(lab: Lab, found: queries.RunComparison, *, everything: bool) -> None:
-    from . import queries, terminal
+def _draw_comparison(lab: Lab, found: queries.RunComparison, terminal: Any, screen: Screen, *, everything: bool) -> None:
+    from . import queries
 
     curves: dict[str, dict[str, list[float]]] = {}
     for run in found.runs:
@@ -572,7 +569,7 @@ def _print_comparison(lab: Lab, found: queries.RunComparison, *, everything: boo
                 curves.setdefault(key, {})[run.run_id] = values
     common = {key: by_run for key, by_run in curves.items() if len(by_run) > 1}
     goals = queries.metric_goals(lab, found.metric_keys)
-    terminal.comparison(terminal.Screen(), found, goals, common, everything=everything)
+    terminal.comparison(screen, found, goals, common, everything=everything)
 
 
 @_verb("ailab top accuracy", "ailab top val_loss -k 5 --dataset iris --of min", calls="queries.leaderboard")
@@ -601,12 +598,8 @@ def top(call: Call, /, metric: str, project: str | None, **options: Any) -> None
                     "metric", metric, nearest=_close(metric, known), hint="" if known else "no run has a final metric yet"
                 )
             _say("no runs that the filters keep have this metric")
-    if call.json:
-        call.answer(rows)
-    elif rows:
-        from . import terminal
-
-        terminal.leaderboard(terminal.Screen(), rows)
+    if rows or call.json:
+        call.answer(rows, lambda terminal, screen: terminal.leaderboard(screen, rows))
 
 
 # -- acting ------------------------------------------------------------------------------------------------------------
@@ -664,14 +657,7 @@ def _act(call: Call, run: str, act: Callable[[Any, str], queries.RunDetail]) -> 
 
     with call.lab() as lab, Actions(lab, via="cli", by=user_name()) as actions:
         found = act(actions, queries.resolve_run(lab, run))
-    if call.json:
-        call.answer(found)
-        return
-    from . import terminal
-
-    screen = terminal.Screen()
-    screen.show(terminal.title(found))
-    screen.facts([("note", found.note), ("tags", terminal.tags(found.tags))], indent=2)
+    call.answer(found, lambda terminal, screen: terminal.acted(screen, found))
 
 
 @_verb("ailab changes", "ailab changes latest --limit 5", calls="queries.list_changes")
@@ -689,12 +675,8 @@ def changes(call: Call, run: str | None, limit: int) -> None:
     with call.lab() as lab:
         run_id = None if run is None else queries.resolve_run(lab, run)
         page = queries.list_changes(lab, run_id=run_id, limit=limit)
-    if call.json:
-        call.answer(page.rows)
-    elif page.rows:
-        from . import terminal
-
-        terminal.changes(terminal.Screen(), page.rows)
+    if page.rows or call.json:
+        call.answer(page.rows, lambda terminal, screen: terminal.changes(screen, page.rows))
     if not page.rows:
         _say("nothing was changed")
     elif page.total > len(page.rows):
@@ -725,25 +707,18 @@ def sql(call: Call, query: str | None, as_csv: bool, limit: int | None) -> None:
     if as_csv and call.json:
         raise click.UsageError("--json or --csv, not both")
     if query is None:
-        _describe(call)
+        with call.lab() as lab:
+            found = queries.describe_views(lab)
+        call.answer(found, lambda terminal, screen: terminal.views(screen, found))
         return
     most = limit or (sys.maxsize >> 1 if as_csv else LIMIT_MAX)
     text = _given_or_stdin(query)
     with call.lab() as lab, _ended_by_interrupt():
         answer = queries.run_sql(lab, text, limit=most)
-    if call.json:
-        call.answer(answer)
-    elif as_csv:
+    if as_csv:
         _print_csv(answer)
     else:
-        from . import terminal
-
-        screen = terminal.Screen()
-        terminal.rows_of_sql(screen, answer)
-        if screen.left_out:
-            _say(
-                f"{_count(len(screen.left_out), 'column')} without room: {', '.join(screen.left_out)}; --json and --csv give all"
-            )
+        call.answer(answer, lambda terminal, screen: _draw_rows(answer, terminal, screen))
     if answer.truncated:
         _say(f"the first {_count(len(answer.rows), 'row')}; --limit shows more")
 
@@ -761,17 +736,11 @@ def _ended_by_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _describe(call: Call) -> None:
-    from . import queries
-
-    with call.lab() as lab:
-        found = queries.describe_views(lab)
-    if call.json:
-        call.answer(found)
-        return
-    from . import terminal
-
-    terminal.views(terminal.Screen(), found)
+def _draw_rows(answer: queries.SqlAnswer, terminal: Any, screen: Screen) -> None:
+    terminal.rows_of_sql(screen, answer)
+    if screen.left_out:
+        missing = _count(len(screen.left_out), "column")
+        _say(f"{missing} without room: {', '.join(screen.left_out)}; --json and --csv give all")
 
 
 def _print_csv(answer: queries.SqlAnswer) -> None:
@@ -794,11 +763,6 @@ def doctor(ctx: click.Context) -> None:
 
     call = ctx.ensure_object(Call)
     found = checkup.examine(checkup.store_path(call.dir))
-    if call.json:
-        call.answer(found)
-    else:
-        from . import terminal
-
-        terminal.checkup(terminal.Screen(), found)
+    call.answer(found, lambda terminal, screen: terminal.checkup(screen, found))
     if not found.healthy:
         ctx.exit(1)

@@ -87,7 +87,7 @@ def _record(recipe: Recipe, train: list[Point], held_out: list[Point], *, group:
     """Train one model as one run; (its id, accuracy on the points held out)."""
     begun = time.perf_counter()
     with ailab.start_run(
-        f"{recipe.model_name} lr={recipe.learning_rate:g} seed={recipe.seed}",
+        f"{recipe.model_name} lr={recipe.learning_rate:g} s{recipe.seed}",
         project=PROJECT,
         group=group,
         dataset_id=DATASET,

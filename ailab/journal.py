@@ -12,9 +12,8 @@ events other than points are kept in memory meanwhile and written first. After a
 is the truth: the next call reads the last line back and goes on from there. After a fork the child closes the inherited
 file (never unlocks it) and writes a segment of its own.
 
-Who writes: `Writer`, one per segment. Who reads: `Tail` (views, by offset), `scan` (doctor, tests). Readers take no lock
-that a writer waits for longer than microseconds, and never write. What is not promised: power loss between two syncs may
-cost the end of a segment; and a line's checksum is a CRC, so it tells damage, not intent.
+Who writes: `Writer`, one per segment. Who reads: `segments.py`, whose names are reached from here too. What is not promised:
+power loss between two syncs may cost the end of a segment; and a line's checksum is a CRC, so it tells damage, not intent.
 """
 
 from __future__ import annotations
@@ -29,11 +28,12 @@ from zlib import crc32
 import msgspec
 
 from . import __version__, events
-from .errors import DamageError, StoreError, is_from_signal_handler
-from .store import run_of_segment, segment_name
+from .errors import StoreError, is_from_signal_handler
+from .segments import Envelope, Segment, Tail, encode_line, reason_of, scan, stated_crc, writer_alive
+from .store import segment_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .store import Store
 
@@ -41,6 +41,8 @@ try:
     import fcntl
 except ImportError:  # Windows: nothing here depends on flock, it only answers sooner
     fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Envelope", "Segment", "Tail", "Writer", "encode_line", "scan", "stated_crc", "sync_folder", "writer_alive"]
 
 SEGMENT_BYTES = 16 << 20
 SEGMENT_SECONDS = 3600.0
@@ -51,32 +53,13 @@ RETRY_SECONDS = 1.0
 WARN_SECONDS = 60.0
 KEPT_MAX = 10_000
 """Events other than points that are kept in memory while nothing can be written."""
-SILENCE_SECONDS = 60.0
-"""A writer on another host that added nothing for so long is taken as gone."""
 
 _UTC = timezone.utc
 _encoder = msgspec.json.Encoder()
 _flush: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 _TAIL = b"}\n"
-_MARK = b'"crc":'
 
 _open_writers: set[Writer] = set()
-
-
-def encode_line(line: events.Line) -> tuple[bytes, int]:
-    """Encode a line with its checksum; return (bytes with the newline, crc). `line.crc` must be 0."""
-    body = _encoder.encode(line)
-    crc = crc32(body)
-    return body[:-2] + b"%d}\n" % crc, crc
-
-
-def stated_crc(line: bytes) -> int | None:
-    """The checksum that a line (without newline) states, or None unless its bytes have that checksum."""
-    at = line.rfind(_MARK)
-    if at < 0:
-        return None
-    crc = crc32(b"0}", crc32(line[: at + 6]))
-    return crc if line[at + 6 :] == b"%d}" % crc else None
 
 
 class _Late(msgspec.Struct, frozen=True):
@@ -293,7 +276,7 @@ class Writer:
             _flush(fd)
         except OSError as problem:
             self._opened_at = -SEGMENT_SECONDS
-            message = f"{self.name} could not be flushed to the disk: {_reason(problem)}"
+            message = f"{self.name} could not be flushed to the disk: {reason_of(problem)}"
             if self.strict:
                 raise StoreError(message, path=self.store.segment_path(self.name)) from problem
             self._say_seldom(f"{message}; a new segment is begun")
@@ -323,7 +306,7 @@ class Writer:
         elif not self.strict:  # with it the caller knows, and must not find later what he was told had failed
             self._late.append(late)
         self._soil()
-        message = f"events cannot be written to {self.name or self.store.segments}: {_reason(problem)}"
+        message = f"events cannot be written to {self.name or self.store.segments}: {reason_of(problem)}"
         if self.strict:
             raise StoreError(message, path=self.store.path) from problem
         self._say_seldom(f"{message}; training goes on, {self.dropped} points dropped so far")
@@ -390,7 +373,7 @@ class Writer:
         self._put(fd, 0, 0, 0, True)  # not even the header is whole
 
     def _go_on_after(self, fd: int, line: bytes, crc: int) -> None:
-        """Take up the file after its last whole line; after a footer (an interrupt came before the next segment), in a new one."""
+        """Take up the file after its last whole line; after a footer (an interrupt came too early), in a new segment."""
         last = msgspec.json.decode(line)
         self._put(fd, last["seq"] + 1, crc, 0, True)
         if last["kind"] == events.SegmentSealed.kind:
@@ -508,12 +491,6 @@ def _without_surrogates(value: Any) -> Any:
     return value
 
 
-def _reason(problem: OSError) -> str:
-    import errno
-
-    return f"{errno.errorcode.get(problem.errno or 0, 'error')}, {problem.strerror or problem}"
-
-
 def _take_lock(fd: int) -> None:
     """Hold an exclusive flock while the writer lives; a file system without flock is fine, readers then ask otherwise."""
     if fcntl is None:
@@ -546,288 +523,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-# -- reading -----------------------------------------------------------------------------------------------------------
-
-
-class Envelope(msgspec.Struct):
-    """A line as a reader first sees it: the payload still as bytes."""
-
-    seq: int
-    at: datetime
-    kind: str
-    clock: int = 0
-    run: str | None = None
-    by: str | None = None
-    via: str | None = None
-    data: msgspec.Raw = msgspec.Raw(b"{}")
-    prev: int = 0
-    crc: int = 0
-
-
-_decoder = msgspec.json.Decoder(Envelope)
-_header_decoder = msgspec.json.Decoder(events.SegmentOpened)
-_footer_decoder = msgspec.json.Decoder(events.SegmentSealed)
-
-
-class Segment:
-    """What a reader knows of one segment: how far it has read, and what it found. Feed it the file's bytes in order."""
-
-    __slots__ = (
-        "_missing",
-        "crc",
-        "footer",
-        "header",
-        "last_at",
-        "line",
-        "name",
-        "offset",
-        "path",
-        "problems",
-        "refused",
-        "seq",
-        "sha",
-    )
-
-    def __init__(self, name: str, path: str, *, hashed: bool = False) -> None:
-        self.name = name
-        self.path = path
-        self.offset = 0
-        self.line = 0
-        self.seq = 0
-        self.crc = 0
-        self.header: events.SegmentOpened | None = None
-        self.footer: events.SegmentSealed | None = None
-        self.last_at: datetime | None = None
-        self.problems: list[DamageError] = []
-        self.refused = False
-        self._missing: set[int] = set()
-        self.sha: Any = None
-        if hashed:
-            import hashlib
-
-            self.sha = hashlib.sha256()
-
-    @property
-    def run(self) -> str | None:
-        """The run that the name tells."""
-        return run_of_segment(self.name)
-
-    def feed(self, data: bytes) -> list[Envelope]:
-        """Take the next bytes of the file up to their last newline; return the events that are whole and right.
-
-        A line that is not whole or not right is added to `problems` and left out; the others are not touched by it. Of a
-        segment in a newer format nothing is returned.
-        """
-        found: list[Envelope] = []
-        for raw in data[: data.rfind(b"\n") + 1].splitlines(keepends=True) if b"\r" not in data else _lines(data):
-            self.line += 1
-            envelope = self._check(raw[:-1])
-            if envelope is not None:
-                found.append(envelope)
-                self.last_at = envelope.at
-                self._note(envelope)
-            if self.sha is not None:
-                self.sha.update(raw)
-            self.offset += len(raw)
-        return [] if self.refused else found
-
-    def _check(self, line: bytes) -> Envelope | None:
-        crc = stated_crc(line)
-        if crc is None:
-            self._report(self._kind_of_bad(line), line)
-            return None
-        try:
-            envelope = _decoder.decode(line)
-        except (msgspec.DecodeError, RecursionError) as problem:
-            self._report("bad-json", line, str(problem))
-            return None
-        if envelope.seq != self.seq and not self._out_of_order(envelope, line):
-            return None
-        if envelope.seq >= self.seq:
-            if envelope.prev != self.crc and envelope.seq == self.seq:
-                self._report("gap", line, "the line does not follow the one before it")
-            self.seq, self.crc = envelope.seq + 1, crc
-        return envelope
-
-    def _kind_of_bad(self, line: bytes) -> str:
-        return "torn-write" if _MARK not in line or not line.endswith(b"}") else "bad-checksum"
-
-    def _out_of_order(self, envelope: Envelope, line: bytes) -> bool:
-        """Judge a line whose seq is not the next one; say whether it is to be kept."""
-        if envelope.seq > self.seq:
-            self._missing.update(range(self.seq, min(envelope.seq, self.seq + 100_000)))
-            self._report("gap", line, f"{envelope.seq - self.seq} lines are missing before it")
-            return True
-        if envelope.seq in self._missing:
-            self._missing.discard(envelope.seq)
-            self._report("gap", line, "the line stands out of its order")
-            return True
-        self._report("duplicate", line, f"seq {envelope.seq} was there before")
-        return False
-
-    def _note(self, envelope: Envelope) -> None:
-        if envelope.kind == events.SegmentOpened.kind and self.header is None:
-            self.header = _header_decoder.decode(envelope.data)
-            if self.header.format > events.FORMAT:
-                self._report("unknown-version", b"", f"format {self.header.format}, this version reads up to {events.FORMAT}")
-                self.refused = True
-        elif envelope.kind == events.SegmentSealed.kind:
-            self.footer = _footer_decoder.decode(envelope.data)
-            self._check_footer(self.footer)
-
-    def _check_footer(self, footer: events.SegmentSealed) -> None:
-        if footer.bytes != self.offset:
-            self._report("gap", b"", f"the footer states {footer.bytes} bytes before it, {self.offset} are there")
-        elif self.sha is not None and self.sha.hexdigest() != footer.sha256:
-            self._report("bad-checksum", b"", "the bytes before the footer do not have the SHA-256 that it states")
-
-    def _report(self, kind: str, line: bytes, detail: str = "") -> None:
-        text = detail or line[:80].decode("utf-8", "replace")
-        self.problems.append(DamageError(kind, path=self.path, line=self.line, offset=self.offset, detail=text))
-
-
-def _lines(data: bytes) -> list[bytes]:
-    """Split at newlines only; a carriage return is damage to be found in its line, not a line's end."""
-    return [line + b"\n" for line in data.split(b"\n")[:-1]]
-
-
-def scan(path: str, *, mode: str = "tail-tolerant") -> Iterator[Envelope]:
-    """Read one segment from its first line.
-
-    Args:
-        path: the file.
-        mode: `strict` raises at the first thing that is wrong, a torn tail too; `tail-tolerant` lets a torn last line be,
-            as a live segment has it, and raises at anything else; `salvage` gives all that is right and raises nothing.
-
-    Raises:
-        DamageError: as the mode says.
-    """
-    name = os.path.basename(path).removesuffix(".jsonl")
-    segment, rest = Segment(name, path, hashed=True), b""
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            data = rest + chunk
-            cut = data.rfind(b"\n") + 1
-            found = segment.feed(data[:cut])
-            rest = data[cut:]
-            damage = [p for p in segment.problems if p.kind != "torn-write" or segment.footer or mode == "strict"]
-            if damage and mode != "salvage":
-                raise damage[0]
-            yield from found
-    if rest and mode == "strict":
-        raise DamageError("torn-tail", path=path, line=segment.line + 1, offset=segment.offset, detail=f"{len(rest)} bytes")
-
-
-class Tail:
-    """Read what is new in a store, again and again: only new bytes, every event once, bad places named and passed over.
-
-    Holds one `Segment` per file. A file that cannot be read, a folder named like a segment, or a copy of a segment under
-    another name is named in `problems` and costs nothing else.
-    """
-
-    CHUNK = 8 << 20
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.segments: dict[str, Segment] = {}
-        self._births: dict[str, str] = {}
-        self._refused: dict[str, DamageError] = {}
-
-    @property
-    def problems(self) -> list[DamageError]:
-        """All that was found wrong so far."""
-        return [*self._refused.values(), *(p for s in self.segments.values() for p in s.problems)]
-
-    def poll(self) -> Iterator[tuple[Segment, list[Envelope]]]:
-        """Yield (segment, new events) for every segment that has grown."""
-        for name in self.store.segment_names():
-            if name in self._refused and self._refused[name].kind == "duplicate":
-                continue
-            segment = self.segments.get(name)
-            if segment is None:
-                segment = self.segments[name] = Segment(name, self.store.segment_path(name))
-            try:
-                yield from self._read(segment)
-                if name in self.segments:  # it was not found to be a copy
-                    self._refused.pop(name, None)
-            except OSError as problem:
-                self._refused[name] = DamageError("unreadable", path=segment.path, detail=_reason(problem))
-
-    def _read(self, segment: Segment) -> Iterator[tuple[Segment, list[Envelope]]]:
-        if os.stat(segment.path).st_size <= segment.offset:
-            return
-        with open(segment.path, "rb") as file:
-            file.seek(segment.offset)
-            rest = b""
-            while chunk := file.read(self.CHUNK):
-                data = rest + chunk
-                cut = data.rfind(b"\n") + 1
-                fresh = segment.header is None
-                found = segment.feed(data[:cut])
-                rest = data[cut:]
-                if fresh and segment.header is not None and self._is_copy(segment):
-                    del self.segments[segment.name]
-                    return
-                if found:
-                    yield segment, found
-
-    def _is_copy(self, segment: Segment) -> bool:
-        """Whether another file with the same name at birth is being read; the one that kept its name counts."""
-        birth = segment.header.segment if segment.header else segment.name
-        if segment.name == birth or (birth not in self._births and not os.path.exists(self.store.segment_path(birth))):
-            self._births.setdefault(birth, segment.name)
-        if self._births.get(birth, birth) == segment.name:
-            return False
-        self._refused[segment.name] = DamageError("duplicate", path=segment.path, detail=f"a copy of segment {birth}")
-        return True
-
-
-def writer_alive(segment: Segment, *, now: float | None = None) -> bool:  # noqa: PLR0911  (one line per way to know)
-    """Whether the writer of an unsealed segment is still there.
-
-    On the same host the writer's flock answers at once; where there is no flock, or a silent file is held by somebody
-    else's inherited descriptor, its pid and start time do. On another host the file's last change within
-    `SILENCE_SECONDS` does.
-    """
-    if segment.footer is not None:
-        return False
-    from . import capture
-
-    moment = time.time() if now is None else now
-    try:
-        quiet_s = moment - os.stat(segment.path).st_mtime
-    except OSError:
-        return False
-    header = segment.header
-    if header is None:
-        return quiet_s < SILENCE_SECONDS
-    if (header.boot, header.host) != (capture.boot_id(), capture.host_name()):
-        return quiet_s < SILENCE_SECONDS
-    held = _lock_is_held(segment.path)
-    if held is False:
-        return False
-    if held and quiet_s < SILENCE_SECONDS:
-        return True
-    return header.started is not None and capture.process_start(header.pid) == header.started
-
-
-def _lock_is_held(path: str) -> bool | None:
-    """Whether somebody holds the file's flock; None where flock does not tell."""
-    if fcntl is None:
-        return None
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    else:
-        return False
-    finally:
-        os.close(fd)

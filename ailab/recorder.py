@@ -298,7 +298,7 @@ def _capture(run: Run, how: str) -> None:
     with Edge(run):
         import msgspec
 
-        from . import blobs, capture
+        from . import blobs, capture, repository
 
         assert run.store is not None  # noqa: S101
         encode = msgspec.json.Encoder(order="sorted").encode
@@ -306,7 +306,7 @@ def _capture(run: Run, how: str) -> None:
         run._write(events.EnvironmentCaptured(environment=environment))
         script = sys.argv[0] if sys.argv and os.path.isfile(sys.argv[0]) else None
         folder = os.path.dirname(os.path.abspath(script)) if script else os.getcwd()
-        code = capture.capture_code(folder, script)
+        code = repository.capture_code(folder, script)
         code_id = blobs.put_bytes(run.store, encode(code))
         run._write(
             events.CodeCaptured(code=code_id, git_hash=code.git_hash, branch=code.branch, remote=code.remote, dirty=code.dirty)

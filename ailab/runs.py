@@ -545,7 +545,7 @@ def end_of(problem: BaseException | None) -> tuple[str, str | None]:
         return ("completed", None) if problem.code is None or problem.code == 0 else ("failed", f"SystemExit: {problem.code}")
     import traceback
 
-    from . import capture
+    from . import redaction
 
     text = "".join(traceback.format_exception(type(problem), problem, problem.__traceback__))
-    return "failed", capture.redact(text[-8000:])
+    return "failed", redaction.redact(text[-8000:])

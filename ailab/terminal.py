@@ -50,6 +50,19 @@ _STATUS_STYLE = {
 }  # fmt: skip
 _RULE = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 _LEVEL_STYLE = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
+_SQL_NUMBERS = (
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "HUGEINT",
+    "UINTEGER",
+    "UBIGINT",
+    "UHUGEINT",
+    "FLOAT",
+    "DOUBLE",
+    "DECIMAL",
+)
 _ID_LENGTH = 26
 _SHORT_LENGTH = 8
 _NAN = math.nan
@@ -293,7 +306,7 @@ class Screen:
         table.add_column(overflow="fold")
         for name, value in pairs:
             if value is not None and value != "":
-                table.add_row(Text(name), value if isinstance(value, Text) else Text(plain(str(value), lines=True)))
+                table.add_row(Text(one_line(name)), value if isinstance(value, Text) else Text(plain(str(value), lines=True)))
         if table.row_count:
             self.show(Padding(table, (0, 0, 0, indent), expand=False))
 
@@ -408,7 +421,7 @@ def overview(screen: Screen, run: RunDetail, curves: Mapping[str, Sequence[float
             ("tags", tags(run.tags)),
             ("note", run.note),
             ("description", run.description),
-            ("error", Text(plain(run.error, lines=True), style="red") if run.error else None),
+            ("error", Text(one_line(run.error.strip().splitlines()[-1]), style="red") if (run.error or "").strip() else None),
             ("started", f"{moment(run.started_at)} UTC, ran {duration(run.duration_s)}"),
             ("by", "@".join(part for part in (run.user, run.host) if part)),
             ("command", run.command),
@@ -430,6 +443,9 @@ def overview(screen: Screen, run: RunDetail, curves: Mapping[str, Sequence[float
     if run.artifact_files:
         screen.heading("artifacts")
         artifacts(screen, run.artifact_files, indent=2)
+    if run.error and "\n" in run.error.strip():
+        screen.heading("error")
+        screen.raw(run.error.strip())
 
 
 def _metric_table(screen: Screen, final: Mapping[str, Any], curves: Mapping[str, Sequence[float]]) -> None:
@@ -644,7 +660,7 @@ def _labels_and_columns(
             for column in cells:
                 column += [Text(), Text()]
         for label, values in rows:
-            labels.append(cell(f"  {one_line(label)}" if name else label))
+            labels.append(Text(f"  {one_line(label)}" if name else one_line(label)))
             for column, value in zip(cells, values, strict=True):
                 column.append(value)
     return Column("", labels, limit=30), [Column(run_id, column, limit=26) for run_id, column in zip(ids, cells, strict=True)]
@@ -684,6 +700,12 @@ def leaderboard(screen: Screen, rows: Sequence[LeaderboardRow]) -> None:
     screen.table(columns)
 
 
+def acted(screen: Screen, run: RunDetail) -> None:
+    """What an action can change of a run, as it is now."""
+    screen.show(title(run))
+    screen.facts([("note", run.note), ("tags", tags(run.tags))], indent=2)
+
+
 def changes(screen: Screen, rows: Sequence[Change]) -> None:
     """What was changed, newest first."""
     columns = [
@@ -703,7 +725,7 @@ def rows_of_sql(screen: Screen, answer: SqlAnswer) -> None:
     columns = []
     for i, name in enumerate(answer.columns):
         values = [row[i] for row in answer.rows]
-        right = any(word in answer.types[i] for word in ("INT", "DOUBLE", "FLOAT", "DECIMAL"))
+        right = answer.types[i].startswith(_SQL_NUMBERS) and not answer.types[i].endswith("]")
         cells = [Text("NULL", style="dim") if v is None else cell(_value(v)) for v in values]
         columns.append(Column(name, cells, rank=i, limit=32, right=right))
     screen.table(columns)

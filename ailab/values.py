@@ -136,7 +136,7 @@ def parameters(values: Any) -> tuple[dict[str, Any], list[RejectedError]]:
 
     Values of parameters whose name says that they are secret are replaced before they are written anywhere.
     """
-    from . import capture
+    from . import redaction
 
     kept: dict[str, Any] = {}
     refused: list[RejectedError] = []
@@ -144,7 +144,7 @@ def parameters(values: Any) -> tuple[dict[str, Any], list[RejectedError]]:
     if plain is None:
         return kept, [RejectedError(f"parameters are a dictionary, not {_short(values)}", key="", hint='log_params({"lr": 0.1})')]
     for key, value in _flat(plain):
-        form = _Form(capture.is_secret_name)
+        form = _Form(redaction.is_secret_name)
         try:
             kept[key] = form.of(value, name=key.rpartition("/")[2])
         except Exception as problem:

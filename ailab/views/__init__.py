@@ -124,8 +124,8 @@ def history(run_id: str, *, keys: Iterable[str] | None = None, dir: str | os.Pat
     with connect(dir) as con:
         wanted = None if keys is None else list(keys)
         relation = con.sql(
-            'SELECT key, coalesce(step, row_number() OVER (PARTITION BY key ORDER BY clock, segment, seq) - 1) AS step, "time", value, '
-            "exact FROM point_table WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key)) "
+            "SELECT key, coalesce(step, row_number() OVER (PARTITION BY key ORDER BY clock, segment, seq) - 1) AS step, "
+            '"time", value, exact FROM point_table WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key)) '
             "ORDER BY key, clock, segment, seq",
             params={"run": run_id, "keys": wanted},
         )

@@ -164,7 +164,7 @@ def serve(
 def _config(app: Any, **more: Any) -> uvicorn.Config:
     """One worker, one parser whose limits we know (h11), no forwarding headers, and a log of what goes wrong only."""
     return uvicorn.Config(
-        app, http="h11", ws="none", access_log=False, log_level="warning", proxy_headers=False, server_header=False,
+        app, http="h11", ws="none", access_log=False, log_level="error", proxy_headers=False, server_header=False,
         timeout_graceful_shutdown=GRACE_S, **more,
     )  # fmt: skip
 

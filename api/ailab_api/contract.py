@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from litestar.datastructures import ResponseHeader
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, Parameter, Reference, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
@@ -196,7 +195,7 @@ async def read_body(request: Request[Any, Any, Any], shape: type[T]) -> T:
 
 # -- documenting -------------------------------------------------------------------------------------------------------
 
-_TOTAL = ResponseHeader(name="X-Total-Count", documentation_only=True, description="How many there are, whatever the limit.")
+_TOTAL = {"X-Total-Count": {"description": "How many there are, whatever the limit.", "schema": {"type": "integer"}}}
 _PATHS = {
     "run_id": ("The run's id.", examples.RUN_ID),
     "path": ("The file's place in the run; slashes stand as they are.", examples.PATH),
@@ -239,8 +238,7 @@ def route(
         "summary": summary,
         "tags": [tag],
         "opt": {"asks": asks},
-        "operation_class": _operation(asks, example, body, media),
-        "response_headers": [_TOTAL] if total else [],
+        "operation_class": _operation(asks, example, body, media, total=total),
         "responses": {
             status: ResponseSpec(
                 errors.Problem, description=_ERRORS[status], media_type=errors.MEDIA_TYPE, generate_examples=False
@@ -251,7 +249,7 @@ def route(
     }
 
 
-def _operation(asks: tuple[Ask, ...], example: Any, body: msgspec.Struct | None, media: str) -> type[Operation]:
+def _operation(asks: tuple[Ask, ...], example: Any, body: msgspec.Struct | None, media: str, *, total: bool) -> type[Operation]:
     """Litestar fills an Operation from a handler's signature; this one adds what our tables say."""
 
     @dataclass
@@ -272,6 +270,7 @@ def _operation(asks: tuple[Ask, ...], example: Any, body: msgspec.Struct | None,
             for status, answer in found["responses"].items():
                 if status.startswith("2"):
                     answer["content"][media]["example"] = msgspec.to_builtins(example)
+                    answer["headers"] = _TOTAL if total else {}
             return found
 
     return Documented

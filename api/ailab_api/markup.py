@@ -95,7 +95,7 @@ overflow-wrap:anywhere;max-width:100%}
 .chip.here{background:var(--ink);color:var(--back);border-color:var(--ink)}
 .pairs span{display:inline-block;margin-right:12px;overflow-wrap:anywhere;max-width:100%}
 .pairs i{font-style:normal;color:var(--soft)}
-.status{white-space:nowrap}
+.status{white-space:nowrap;margin-right:8px}
 .status::before{content:"";display:inline-block;width:8px;height:8px;border-radius:50%;background:currentColor;margin-right:7px}
 .completed{color:var(--good)}.failed,.killed,.crashed{color:var(--bad)}.running,.pending{color:var(--wait)}
 dl{display:grid;grid-template-columns:minmax(90px,max-content) minmax(0,1fr);gap:4px 18px;margin:0}

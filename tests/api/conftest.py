@@ -127,10 +127,10 @@ class Live:
         return socket.create_connection(self.address, timeout=20)
 
     def raw(self, data: bytes) -> Answer:
-        """Send bytes, and read one answer until the server closes."""
+        """Send bytes, and read one answer."""
         with self.connect() as connection:
             connection.sendall(data)
-            return read_answer(connection)
+            return read_answer(connection, without_body=data.startswith(b"HEAD "))
 
     def ask(self, method, path, headers=(), body=b"", host=None) -> Answer:
         """Send one request. `headers` come after Host and Connection; a body gets its length and, by default, JSON's type."""
@@ -162,8 +162,8 @@ class Live:
         return self.process.returncode, err.decode()
 
 
-def read_answer(connection) -> Answer:
-    """Read one answer from a socket until it is closed."""
+def read_answer(connection, *, without_body=False) -> Answer:
+    """Read one answer from a socket: as many bytes as it says, or until it is closed."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)
@@ -171,10 +171,12 @@ def read_answer(connection) -> Answer:
         data += piece
     head, _, body = data.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
-    pieces = [body]
-    while piece := connection.recv(1 << 20):
-        pieces.append(piece)
     headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+    length = 0 if without_body else int(dict(headers).get("content-length", 1 << 62))
+    pieces, size = [body], len(body)
+    while size < length and (piece := connection.recv(1 << 20)):
+        pieces.append(piece)
+        size += len(piece)
     return Answer(int(first.split()[1]), headers, b"".join(pieces))
 
 

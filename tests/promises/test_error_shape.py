@@ -12,7 +12,7 @@ import pytest
 from house import ROOT, sources
 
 import ailab
-from ailab import actions, artifacts, blobs, errors, journal, queries, recorder, settings, store, values, views
+from ailab import actions, artifacts, blobs, errors, queries, recorder, segments, settings, store, values, views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,7 @@ def of_stores(tmp_path):
     yield errors.StoreError, lambda: store.open_store(str(newer), create=True)
     yield errors.ForeignFolderError, lambda: store.open_store(str(tmp_path / "foreign"), create=True)
     yield errors.ForeignFolderError, lambda: store.open_store(str(tmp_path / "file"), create=True)
-    yield errors.DamageError, lambda: list(journal.scan(str(ruined)))
+    yield errors.DamageError, lambda: list(segments.scan(str(ruined)))
     yield errors.NotFoundError, lambda: blobs.open_blob(sound, "../../etc/passwd")
     yield errors.NotFoundError, lambda: blobs.read_blob(sound, "0" * 64)
 

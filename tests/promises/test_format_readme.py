@@ -11,15 +11,20 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 import reader_by_readme as reader
 
 import ailab
-from ailab import actions, capture, events, journal, store, views
+from ailab import actions, capture, events, journal, repository, segments, store, views
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 README = (Path(__file__).parents[2] / "events" / "README.md").read_text(encoding="utf-8")
 WORDS = {
@@ -153,7 +158,7 @@ def test_environment_and_code_have_the_fields_that_the_page_names(written):
     """The JSON of the blobs has exactly the members of the page's two tables."""
     run = reader.read_runs(written)["values"]
     for title, table, kind in zip(
-        ("environment", "code"), tables(section("Blobs")), (capture.Environment, capture.Code), strict=True
+        ("environment", "code"), tables(section("Blobs")), (capture.Environment, repository.Code), strict=True
     ):
         digest = run[title]
         blob = json.loads((written / "blobs" / digest[:2] / digest).read_bytes())
@@ -219,6 +224,7 @@ def test_a_copy_counts_while_its_original_is_gone(segment):
     def counted() -> tuple[list[str], list[str]]:
         with ailab.connect(lab) as con:
             seen = con.execute("SELECT DISTINCT segment FROM events").fetchall()
+            assert [problem.kind for problem in con.lab.tail.problems] == ["duplicate"] * (len(list(path.parent.iterdir())) - 1)
         return [s.name for s in reader.read_segments(lab)], [name for (name,) in seen]
 
     assert counted() == ([path.stem], [path.stem])
@@ -240,19 +246,26 @@ def test_a_segment_of_a_newer_format_is_not_read(segment):
         assert "unknown-version" in con.lab.problems[0]
 
 
+@contextmanager
+def a_full_disk(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes: what is left fits, the rest of a write does not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
 def test_a_torn_line_is_followed_by_a_newline_and_costs_nothing_else(tmp_path):
     """After a short write the piece stands on a line of its own, its seq is used by the next line, and the footer fits."""
     writer = journal.Writer(store.open_store(str(tmp_path / "lab"), create=True), run="r1")
     writer.append(events.RunStarted(name="r1"))
     (path,) = (tmp_path / "lab" / "segments").iterdir()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, hard))
-    try:
+    with a_full_disk(path.stat().st_size + 40):
         assert writer.append(events.NoteChanged(note="late")) is None
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
     torn = reader.read_segment(path.stem, path.read_bytes())
     assert (torn.torn_bytes, torn.problems, len(torn.lines)) == (40, [], 2)
     writer.seal()
@@ -260,6 +273,30 @@ def test_a_torn_line_is_followed_by_a_newline_and_costs_nothing_else(tmp_path):
     assert [line["kind"] for line in sealed.lines] == ["segment.opened", "run.started", "note.changed", "segment.sealed"]
     assert [line["seq"] for line in sealed.lines] == [0, 1, 2, 3]
     assert [problem.partition(": ")[2] for problem in sealed.problems] == ["invalid"]
+
+
+def test_a_header_that_did_not_fit_comes_when_there_is_room(tmp_path):
+    """The first line that counts is the header, also where the first write of all fell short."""
+    writer = journal.Writer(store.open_store(str(tmp_path / "lab"), create=True), run="r1")
+    with a_full_disk(50):
+        assert writer.append(events.RunStarted(name="r1")) is None
+    writer.append(events.NoteChanged(note="then"))
+    writer.seal()
+    (path,) = (tmp_path / "lab" / "segments").iterdir()
+    found = reader.read_segment(path.stem, path.read_bytes())
+    assert [line["kind"] for line in found.lines] == ["segment.opened", "run.started", "note.changed", "segment.sealed"]
+    assert found.header["segment"] == path.stem
+
+
+def test_each_store_has_the_blobs_that_its_runs_refer_to(tmp_path):
+    """Also where one process writes into two stores: what it captured for the first is no file of the second."""
+    for name in ("one", "two"):
+        for _ in range(2):
+            ailab.start_run("captured", dir=tmp_path / name).finish()
+        runs = reader.read_runs(tmp_path / name).values()
+        digests = {run[what] for run in runs for what in ("environment", "code")}
+        assert len(runs) == 2
+        assert {path.name for path in (tmp_path / name / "blobs").glob("??/*")} == digests
 
 
 # -- the page itself ---------------------------------------------------------------------------------------------------
@@ -288,10 +325,10 @@ def test_the_example_adds_up():
 def test_the_example_is_what_the_library_writes():
     """Each of its lines, read into the library's Structs and encoded again, gives the same bytes."""
     for raw in example().splitlines(keepends=True):
-        line = msgspec.json.decode(raw, type=journal.Envelope)
+        line = msgspec.json.decode(raw, type=segments.Envelope)
         payload = msgspec.json.decode(line.data, type=events.KINDS[line.kind])
         envelope = events.Line(line.seq, line.at, line.clock, line.kind, line.run, line.by, line.via, payload, line.prev, 0)
-        assert journal.encode_line(envelope) == (raw, line.crc)
+        assert segments.encode_line(envelope) == (raw, line.crc)
 
 
 def test_the_page_names_every_member_of_a_line_in_order():
@@ -322,7 +359,7 @@ def test_the_page_names_every_kind_with_its_fields():
 def test_the_page_states_the_limits_of_the_code():
     """Sizes and times in the text are those of the code."""
     assert f"at {journal.SEGMENT_BYTES >> 20} MiB or after {'one hour' if journal.SEGMENT_SECONDS == 3600 else '?'}" in README
-    assert f"silent for {journal.SILENCE_SECONDS:.0f} seconds" in README
+    assert f"silent for {segments.SILENCE_SECONDS:.0f} seconds" in README
     assert f"Format version: {events.FORMAT}." in README
     assert store.MARKER_BYTES.decode().strip() in README
     assert reader.MARKER == store.MARKER_BYTES

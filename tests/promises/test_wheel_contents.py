@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import email
 import os
 import re
@@ -9,11 +10,17 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from typing import TYPE_CHECKING
 
 import pytest
-from house import PACKAGES, ROOT
+from house import PACKAGES, ROOT, sources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+BASE = frozenset(("click", "duckdb", "gitpython", "litestar", "msgspec", "psutil", "pyarrow", "rich", "uvicorn"))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,27 @@ def test_its_metadata_says_what_it_needs(wheel, names):
     assert always == sorted(_plain(text) for text in PROJECT["dependencies"])
     assert set(said.get_all("Provides-Extra") or []) == set(PROJECT["optional-dependencies"])
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_what_the_code_imports_is_declared():
+    """The base dependencies are these, and every import that is not guarded by `try` or `TYPE_CHECKING` is one of them."""
+    assert {re.match(r"[\w-]+", text)[0].lower() for text in PROJECT["dependencies"]} == BASE
+    imported = set()
+    for path in sources():
+        for node in _unguarded(ast.parse(path.read_text(encoding="utf-8"))):
+            imported |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else {node.module or ""} - {""}
+    tops = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names - {"ailab", "ailab_api"}
+    assert {{"git": "gitpython"}.get(name, name) for name in tops} <= BASE
+    assert {"msgspec", "duckdb", "litestar", "click"} <= tops
+
+
+def _unguarded(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The absolute imports below a node that happen whatever is installed."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import) or (isinstance(child, ast.ImportFrom) and child.level == 0):
+            yield child
+        elif not isinstance(child, ast.Try) and not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
+            yield from _unguarded(child)
 
 
 def _plain(requirement: str) -> str:

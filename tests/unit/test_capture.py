@@ -22,7 +22,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ailab import capture
+from ailab import capture, redaction
+from ailab.repository import Code, _redact_diff, _status, capture_code
 
 BODY = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
 SOURCE = str(Path(capture.__file__).parents[1])
@@ -34,7 +35,7 @@ root = pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason=
 def plain_environment(monkeypatch, tmp_path):
     """No settings of the person who runs the tests: neither of git nor secrets of theirs."""
     for name in list(os.environ):
-        if name.startswith("GIT_") or capture.is_secret_name(name):
+        if name.startswith("GIT_") or redaction.is_secret_name(name):
             monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
@@ -96,13 +97,13 @@ PLAIN_NAMES = words("""
 @pytest.mark.parametrize("name", SECRET_NAMES)
 def test_a_secret_name_is_told(name):
     """A name whose last words say secret is one, in each way of writing names."""
-    assert capture.is_secret_name(name)
+    assert redaction.is_secret_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "-" * 300, *PLAIN_NAMES])
 def test_a_plain_name_is_left_alone(name):
     """Counts, tokenizers, sort keys and the working folder hold no secret."""
-    assert not capture.is_secret_name(name)
+    assert not redaction.is_secret_name(name)
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------
@@ -221,9 +222,9 @@ def test_a_value_of_a_secret_name_is_redacted(row):
     """Of each way to give a value to a secret name only the value is lost, and a second pass changes nothing."""
     text, secret, left = REDACTED_ROWS[row]
     assert secret in text
-    assert capture.redact(text) == left
+    assert redaction.redact(text) == left
     assert secret not in left
-    assert capture.redact(left) == left
+    assert redaction.redact(left) == left
 
 
 @pytest.mark.parametrize("row", SHAPES)
@@ -235,7 +236,7 @@ def test_a_token_of_known_shape_is_redacted(row, around):
     token = SHAPES[row]
     text = around.format(token)
     assert token in text
-    left = capture.redact(text)
+    left = redaction.redact(text)
     assert token[-8:] not in left
     assert left.replace("hooks.slack.com/services/", "") == around.format("[redacted]")
 
@@ -243,7 +244,7 @@ def test_a_token_of_known_shape_is_redacted(row, around):
 @pytest.mark.parametrize("text", KEPT)
 def test_a_text_without_secrets_stays_as_it_is(text):
     """Ordinary configuration, source code and prose come back unchanged."""
-    assert capture.redact(text) == text
+    assert redaction.redact(text) == text
 
 
 @pytest.mark.parametrize("sign", ["", "+", "-", " "])
@@ -252,45 +253,46 @@ def test_a_private_key_is_redacted_line_by_line(sign, kind):
     """Of a key the marks stay and each line keeps its place and the sign of a diff."""
     body = [f"{sign}{'QUJD' * 16}", f"{sign}ZZZZ=="]
     text = "\n".join([f"{sign}-----BEGIN {kind}-----", *body, f"{sign}-----END {kind}-----", f"{sign}after"])
-    left = capture.redact(text)
+    left = redaction.redact(text)
     assert left.split("\n") == [
         f"{sign}-----BEGIN {kind}-----", f"{sign}[redacted]", f"{sign}[redacted]", f"{sign}-----END {kind}-----", f"{sign}after",
     ]  # fmt: skip
-    assert capture.redact(left) == left
+    assert redaction.redact(left) == left
 
 
 def test_a_private_key_without_an_end_is_redacted_as_far_as_it_goes():
     """A key that is cut off loses the lines that look like one, and no others."""
     text = f"x\n-----BEGIN PRIVATE KEY-----\n{'QUJD' * 16}\n{'QUJD' * 16}\nplain words here\n"
-    assert capture.redact(text) == "x\n-----BEGIN PRIVATE KEY-----\n[redacted]\n[redacted]\nplain words here\n"
+    assert redaction.redact(text) == "x\n-----BEGIN PRIVATE KEY-----\n[redacted]\n[redacted]\nplain words here\n"
 
 
 def test_a_private_key_in_a_json_string_is_redacted():
     """The key of a service account, on one line with line ends written out, is redacted."""
     text = json.dumps({"x": "-----BEGIN PRIVATE KEY-----\n" + "QUJD" * 16 + "\n-----END PRIVATE KEY-----\n", "y": 1})
-    assert capture.redact(text) == '{"x": "-----BEGIN PRIVATE KEY-----[redacted]-----END PRIVATE KEY-----\\n", "y": 1}'
+    assert redaction.redact(text) == '{"x": "-----BEGIN PRIVATE KEY-----[redacted]-----END PRIVATE KEY-----\\n", "y": 1}'
 
 
 def test_values_of_secret_environment_variables_are_redacted_everywhere(monkeypatch):
     """The exact value of a variable with a secret name goes, without name or shape beside it; short values stay."""
-    text = "we use purple-elephant and tiny, path /opt/plain-value"
-    assert capture.redact(text) == text
+    text = "we use purple-elephant, purple-elephant-two and tiny, path /opt/plain-value"
+    assert redaction.redact(text) == text
     monkeypatch.setenv("MY_API_KEY", "purple-elephant")
+    monkeypatch.setenv("OTHER_API_KEY", "purple-elephant-two")
     monkeypatch.setenv("DB_PASSWORD", "tiny")
     monkeypatch.setenv("SOME_PATH", "/opt/plain-value")
-    assert capture.redact(text) == "we use [redacted] and tiny, path /opt/plain-value"
+    assert redaction.redact(text) == "we use [redacted], [redacted] and tiny, path /opt/plain-value"
 
 
 def test_a_secret_variable_of_several_lines_is_redacted_line_by_line(monkeypatch):
     """A value with line ends is found line by line, also inside a diff, and the number of lines stays."""
     monkeypatch.setenv("SIGNING_KEY", "first-line-of-it\nsecond-line-of-it\n")
-    assert capture.redact("+first-line-of-it\n+second-line-of-it\n") == "+[redacted]\n+[redacted]\n"
+    assert redaction.redact("+first-line-of-it\n+second-line-of-it\n") == "+[redacted]\n+[redacted]\n"
 
 
 def test_a_secret_that_is_an_ordinary_word_does_not_hide_other_secrets(monkeypatch):
     """Where a password is the word "password", the values of names with that word are redacted all the same."""
     monkeypatch.setenv("DB_PASSWORD", "password")
-    assert "s3cr3t" not in capture.redact('password = "s3cr3t"')
+    assert "s3cr3t" not in redaction.redact('password = "s3cr3t"')
 
 
 def test_argv_is_redacted_by_option_and_by_content():
@@ -301,7 +303,7 @@ def test_argv_is_redacted_by_option_and_by_content():
         "--api-keys", "s3cr3t", "s3cr3t2", "--config", '{"token": "s3cr3t"}', "https://u:s3cr3t@h", "--token", "none", "--token",
     ]  # fmt: skip
     assert sum("s3" in argument for argument in argv) == 10
-    assert capture.redact_argv(argv) == [
+    assert redaction.redact_argv(argv) == [
         "train.py", "--token", "[redacted]", "--hub_token=[redacted]", "-p", "8000", "--max_tokens", "5", "--password", "--lr",
         "0.1", "model.api_key=[redacted]", "+db.password=[redacted]", "-Dsecret=[redacted]", "Authorization: Bearer [redacted]",
         "[redacted]", "--api-keys", "[redacted]", "[redacted]", "--config", '{"token": "[redacted]"}', "https://[redacted]@h",
@@ -325,7 +327,7 @@ PIECES = st.sampled_from(
 def test_lines_and_their_first_signs_stay(text, sign):
     """Whatever the text, redaction keeps the number of lines and, in a diff, the sign in front of each."""
     diff = "".join(f"{sign}{line}\n" for line in text.split("\n"))
-    left = capture.redact(diff)
+    left = redaction.redact(diff)
     assert [line[:1] for line in left.split("\n")] == [line[:1] for line in diff.split("\n")]
 
 
@@ -367,7 +369,7 @@ def hostile(row: str, size: int) -> str:
 
 def seconds(text: str) -> float:
     begun = time.process_time()
-    capture.redact(text)
+    redaction.redact(text)
     return time.process_time() - begun
 
 
@@ -445,14 +447,20 @@ def test_the_command_is_the_one_that_was_launched(tmp_path):
     assert done == f"{sys.executable} -m job --name 'a b' --token '[redacted]'"
 
 
-def test_the_command_of_a_child_of_multiprocessing_is_that_of_its_parent(tmp_path):
+SPAWN = (
+    "from multiprocessing import get_context\n    p = get_context('spawn').Process(target=show)\n    p.start()\n    p.join()\n"
+)
+LOKY = "from joblib import Parallel, delayed\n    print(*Parallel(2)([delayed(capture.command_line)()]))\n"
+
+
+@pytest.mark.parametrize("start", [SPAWN, LOKY], ids=["multiprocessing", "joblib"])
+def test_the_command_of_a_child_is_that_of_its_parent(tmp_path, start):
     """A spawned child tells the script that people know, not the call that started the child."""
-    (tmp_path / "job.py").write_text(
-        "import multiprocessing\nfrom ailab import capture\ndef show():\n    print(capture.command_line())\n"
-        "if __name__ == '__main__':\n    child = multiprocessing.get_context('spawn').Process(target=show)\n"
-        "    child.start()\n    child.join()\n"
-    )
-    assert python(str(tmp_path / "job.py"), "--lr", "1") == f"{tmp_path / 'job.py'} --lr 1"
+    if start is LOKY:
+        pytest.importorskip("joblib")
+    head = "from ailab import capture\ndef show():\n    print(capture.command_line())\nif __name__ == '__main__':\n    "
+    (tmp_path / "job.py").write_text(head + start)
+    assert python(str(tmp_path / "job.py"), "--lr", "1").endswith(f"{tmp_path / 'job.py'} --lr 1")
 
 
 def test_a_command_is_text_and_bounded():
@@ -514,6 +522,8 @@ def test_packages_are_written_as_pip_freeze_writes_them(tmp_path, monkeypatch):
     (first / "older.egg-info").write_text("Metadata-Version: 1.0\nName: older\nVersion: 4\n")
     (first / "~ip-1.dist-info").mkdir()
     (first / "broken-1.dist-info").mkdir()
+    (first / "broken-2.dist-info").mkdir()
+    (first / "broken-2.dist-info" / "METADATA").write_text("Name: broken\n\nVersion: 2\n")
     monkeypatch.setattr(sys, "path", [str(first), str(second), str(tmp_path / "none"), *sys.path])
     found = capture.capture_environment()
     ours = [
@@ -528,7 +538,8 @@ def test_packages_are_written_as_pip_freeze_writes_them(tmp_path, monkeypatch):
         "older==4",
         "Zope.thing==1.0",
     ]
-    assert [problem for problem in found.problems if "broken" in problem] == found.problems
+    assert len(found.problems) == 2
+    assert all("broken" in problem for problem in found.problems)
 
 
 def test_variables_are_an_allow_list(monkeypatch):
@@ -583,8 +594,8 @@ def test_gpus_are_read_from_the_driver_without_its_library(tmp_path):
 
 def test_a_clean_repository_is_its_commit(repository):
     """Without changes a commit, a branch and the script's name say it all, and nothing is a problem."""
-    code = capture.capture_code(str(repository), str(repository / "train.py"))
-    assert code == capture.Code(git_hash=git(repository, "rev-parse", "HEAD"), branch="main", script="train.py")
+    code = capture_code(str(repository), str(repository / "train.py"))
+    assert code == Code(git_hash=git(repository, "rev-parse", "HEAD"), branch="main", script="train.py")
 
 
 def test_commit_and_diff_give_back_the_files(repository, tmp_path):
@@ -601,7 +612,7 @@ def test_commit_and_diff_give_back_the_files(repository, tmp_path):
     git(repository, "mv", "old.txt", "new name é.txt")
     (repository / "added.py").write_text("token = tokenizer.decode(ids)\nmax_tokens = 5\n")
     git(repository, "add", "added.py")
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     assert (code.dirty, code.problems, code.files) == (True, [], {})
     git(tmp_path, "clone", "-q", str(repository), "copy")
     git(tmp_path / "copy", "checkout", "-q", code.git_hash)
@@ -616,14 +627,18 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def test_settings_of_the_user_do_not_change_the_diff(repository):
-    """Prefixes, colours, context and relative paths that a user has set leave the diff as it is."""
+    """Prefixes, colours, context, quoting and relative paths that a user has set leave the diff as it is."""
     (repository / "train.py").write_text("rate = 0.3\nsteps = 10\n")
+    Path(os.fsdecode(os.path.join(os.fsencode(repository), b"\xff.py"))).write_text("x = 1\n")
+    git(repository, "add", ".")
     (repository / "sub").mkdir()
-    before = capture.capture_code(str(repository), None).diff
-    assert "+rate = 0.3" in before
-    for setting in ("diff.noprefix=true", "color.ui=always", "diff.context=0", "diff.relative=true", "diff.mnemonicPrefix=true"):
+    before = capture_code(str(repository), None)
+    assert "+rate = 0.3" in before.diff
+    assert r'"b/\377.py"' in before.diff
+    user = "diff.noprefix=true color.ui=always diff.context=0 diff.relative=true diff.mnemonicPrefix=true core.quotePath=false"
+    for setting in (*words(user), "diff.renames=copies", "status.showUntrackedFiles=no", "status.relativePaths=true"):
         git(repository, "config", *setting.split("="))
-    assert capture.capture_code(str(repository / "sub"), None).diff == before
+    assert capture_code(str(repository / "sub"), None) == before
 
 
 def test_a_folder_deep_inside_means_the_whole_repository(repository):
@@ -631,7 +646,7 @@ def test_a_folder_deep_inside_means_the_whole_repository(repository):
     (repository / "pkg").mkdir()
     (repository / "pkg" / "run.py").write_text("x = 1\n")
     (repository / "train.py").write_text("changed = 1\n")
-    code = capture.capture_code(str(repository / "pkg"), str(repository / "pkg" / "run.py"))
+    code = capture_code(str(repository / "pkg"), str(repository / "pkg" / "run.py"))
     assert (code.script, code.files, code.dirty) == ("pkg/run.py", {"pkg/run.py": "x = 1\n"}, True)
     assert "+changed = 1" in code.diff
 
@@ -644,7 +659,7 @@ def test_a_repository_without_a_commit_shows_what_is_staged(tmp_path):
     (folder / "staged.py").write_text("a = 1\n")
     git(folder, "add", "staged.py")
     (folder / "loose.py").write_text("b = 2\n")
-    code = capture.capture_code(str(folder), None)
+    code = capture_code(str(folder), None)
     assert (code.git_hash, code.branch, code.dirty, code.files) == (None, "main", True, {"loose.py": "b = 2\n"})
     assert "+a = 1" in code.diff
     assert code.problems == ["no commit yet: the diff is against an empty tree"]
@@ -653,7 +668,7 @@ def test_a_repository_without_a_commit_shows_what_is_staged(tmp_path):
 def test_a_detached_head_has_no_branch(repository):
     """A checked-out commit is a hash without a branch."""
     git(repository, "checkout", "-q", "--detach")
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     assert (code.git_hash, code.branch, code.problems) == (git(repository, "rev-parse", "HEAD"), None, [])
 
 
@@ -661,9 +676,9 @@ def test_a_worktree_has_its_own_branch_and_changes(repository, tmp_path):
     """A linked worktree is captured for itself."""
     git(repository, "worktree", "add", "-q", "-b", "trial", str(tmp_path / "other"))
     (tmp_path / "other" / "train.py").write_text("changed = 1\n")
-    code = capture.capture_code(str(tmp_path / "other"), str(tmp_path / "other" / "train.py"))
+    code = capture_code(str(tmp_path / "other"), str(tmp_path / "other" / "train.py"))
     assert (code.branch, code.dirty, code.script, code.problems) == ("trial", True, "train.py", [])
-    assert not capture.capture_code(str(repository), None).dirty
+    assert not capture_code(str(repository), None).dirty
 
 
 def test_a_bare_repository_is_a_commit_and_nothing_to_compare(repository, tmp_path):
@@ -671,7 +686,7 @@ def test_a_bare_repository_is_a_commit_and_nothing_to_compare(repository, tmp_pa
     git(tmp_path, "clone", "-q", "--bare", str(repository), "bare.git")
     (tmp_path / "run.py").write_text("x = 1\n")
     script = str(tmp_path / "run.py")
-    code = capture.capture_code(str(tmp_path / "bare.git"), script)
+    code = capture_code(str(tmp_path / "bare.git"), script)
     assert (code.git_hash, code.branch, code.dirty, code.diff) == (git(repository, "rev-parse", "HEAD"), "main", False, "")
     assert code.files == {script: "x = 1\n"}
     assert code.problems == [f"no working tree here: {tmp_path / 'bare.git'}"]
@@ -683,9 +698,9 @@ def test_a_submodule_that_changed_is_named(repository, tmp_path):
     git(repository, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner), "lib")
     git(repository, "commit", "-q", "-m", "with lib")
     (repository / "lib" / "left-by-a-build").write_text("x")
-    assert not capture.capture_code(str(repository), None).dirty
+    assert not capture_code(str(repository), None).dirty
     (repository / "lib" / "train.py").write_text("changed = 1\n")
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     assert (code.dirty, code.problems) == (True, ["changes inside submodules are not in the diff: lib"])
     assert "-dirty" in code.diff
 
@@ -697,11 +712,11 @@ def test_folders_of_any_name_work(tmp_path, name):
     inner = os.path.join(os.fsencode(folder), name)
     os.mkdir(inner)
     Path(os.fsdecode(os.path.join(inner, name + b".py"))).write_text("x = 1\n")
-    code = capture.capture_code(str(folder), os.fsdecode(os.path.join(inner, name + b".py")))
+    code = capture_code(str(folder), os.fsdecode(os.path.join(inner, name + b".py")))
     shown = name.decode("utf-8", "replace")
     assert (code.branch, code.files, code.script) == ("main", {f"{shown}/{shown}.py": "x = 1\n"}, f"{shown}/{shown}.py")
     assert code.problems == []
-    assert msgspec.json.decode(msgspec.json.encode(code), type=capture.Code) == code
+    assert msgspec.json.decode(msgspec.json.encode(code), type=Code) == code
 
 
 @pytest.mark.parametrize(
@@ -720,18 +735,18 @@ def test_folders_of_any_name_work(tmp_path, name):
 def test_the_remote_has_no_credentials(repository, url, shown):
     """A remote is where others find the code, without user, password or token."""
     git(repository, "remote", "add", "origin", url)
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     assert (code.remote, code.problems) == (shown, [])
 
 
 def test_the_remote_is_that_of_the_branch(repository):
     """Of several remotes the one of the branch counts, then origin, then any."""
     git(repository, "remote", "add", "backup", "https://b/x")
-    assert capture.capture_code(str(repository), None).remote == "https://b/x"
+    assert capture_code(str(repository), None).remote == "https://b/x"
     git(repository, "remote", "add", "origin", "https://o/x")
-    assert capture.capture_code(str(repository), None).remote == "https://o/x"
+    assert capture_code(str(repository), None).remote == "https://o/x"
     git(repository, "config", "branch.main.remote", "backup")
-    assert capture.capture_code(str(repository), None).remote == "https://b/x"
+    assert capture_code(str(repository), None).remote == "https://b/x"
 
 
 # -- the code: nothing secret, everything bounded ----------------------------------------------------------------------
@@ -749,7 +764,7 @@ def test_a_diff_is_redacted_and_keeps_its_lines(repository):
     )
     raw = git(repository, "diff", "HEAD", "--binary") + "\n"
     assert raw.count("s3cr3t") == 4
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     assert "s3cr3t" not in code.diff
     assert [line[:1] for line in code.diff.split("\n")] == [line[:1] for line in raw.split("\n")]
     assert {"+password: [redacted]", "-password: [redacted]", " api_key: [redacted]", "+rate: 2", "+[redacted]"} <= set(
@@ -761,24 +776,24 @@ def test_source_code_keeps_its_references(repository):
     """In source code a value without quotes is a name and stays, so that the diff still applies."""
     (repository / "train.py").write_text("token = word\nrun(api_key=key, token=line.strip())\npassword = 's3cr3t'\n")
     (repository / "other.py").write_text("token = word\n")
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     assert "+token = word\n+run(api_key=key, token=line.strip())\n+password = '[redacted]'\n" in code.diff
     assert code.files == {"other.py": "token = word\n"}
 
 
 def test_tracked_files_that_are_secrets_stay_out_of_the_diff(repository):
     """A changed .env is named and not shown, although it is tracked."""
-    (repository / "conf").mkdir()
-    (repository / "conf" / ".env").write_text("COLOUR=green\n")
+    (repository / "my conf").mkdir()
+    (repository / "my conf" / ".env").write_text("COLOUR=green\n")
     git(repository, "add", "-f", ".")
     git(repository, "commit", "-q", "-m", "oops")
-    (repository / "conf" / ".env").write_text("COLOUR=blue\n")
+    (repository / "my conf" / ".env").write_text("COLOUR=blue\n")
     (repository / "train.py").write_text("changed = 1\n")
     assert "blue" in git(repository, "diff", "HEAD")
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     assert "blue" not in code.diff
     assert "+changed = 1" in code.diff
-    assert code.problems == ["left out of the diff, secret by name: conf/.env"]
+    assert code.problems == ["left out of the diff, secret by name: my conf/.env"]
 
 
 def test_untracked_files_are_read_if_small_text_and_no_secret(repository):
@@ -794,7 +809,7 @@ def test_untracked_files_are_read_if_small_text_and_no_secret(repository):
     secret = words(".env server.pem id_rsa tls.key credentials.json store.p12 .netrc .npmrc .pypirc prod.env")
     for name in secret:
         (repository / name).write_text("s3cr3t")
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     assert code.files == {".gitignore": "ignored.txt\n", "conf.yaml": "password: [redacted]\nname: ü\n"}
     assert sorted(code.problems) == [
         "untracked files left out, a repository of its own: nested/",
@@ -809,7 +824,7 @@ def test_untracked_files_are_read_if_small_text_and_no_secret(repository):
 def test_a_pipe_among_untracked_files_does_not_block(repository):
     """A pipe is not listed by git, and a script that is one is left out instead of waited for."""
     os.mkfifo(repository / "pipe.py")
-    code = capture.capture_code(str(repository), str(repository / "pipe.py"))
+    code = capture_code(str(repository), str(repository / "pipe.py"))
     assert code.problems == [f"the script is left out, not a regular file: {repository / 'pipe.py'}"]
 
 
@@ -818,14 +833,14 @@ def test_untracked_files_are_bounded_in_number_and_size(repository):
     for number in range(150):
         (repository / f"a{number:03}.log").write_text("x")
     (repository / "zz.py").write_text("important = 1\n")
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     assert len(code.files) == 100
     assert code.files["zz.py"] == "important = 1\n"
     assert code.problems[0].startswith("untracked files left out, more than 100 files: a099.log")
     assert code.problems[0].endswith("and 31 more")
     for number in range(12):
         (repository / f"b{number:02}.py").write_text("#" * (capture.FILE_BYTES - 1))
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     assert sum(map(len, code.files.values())) <= capture.FILES_BYTES
     assert ("b07.py" in code.files, "b08.py" in code.files) == (True, False)
     assert any(f"more than {capture.FILES_BYTES} bytes together: " in problem for problem in code.problems)
@@ -836,29 +851,37 @@ def test_a_huge_diff_is_cut_with_a_line_that_says_so(repository):
     (repository / "train.py").write_text("".join(f"value_{number} = {number}\n" for number in range(400_000)))
     whole = len(subprocess.run(["git", "-C", repository, "diff", "HEAD", "--binary"], capture_output=True, check=True).stdout)
     assert whole > capture.DIFF_BYTES
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     note = f"the diff is cut: in all it has {whole} bytes, the limit is {capture.DIFF_BYTES} bytes"
     assert code.diff.endswith(f"\n[ailab: {note}]\n")
     assert code.problems == [note]
     assert capture.DIFF_BYTES - 1024 < len(code.diff.encode()) <= capture.DIFF_BYTES
 
 
+def test_a_cut_diff_ends_at_a_whole_line(repository):
+    """Where redaction makes a huge diff short, the line that was cut in the middle is not in it."""
+    (repository / "train.py").write_text("".join(f'password = "{number:0900}"\n' for number in range(6000)))
+    code = capture_code(str(repository), None)
+    assert set(code.diff.split("\n")[7:-2]) == {'+password = "[redacted]"'}
+    assert len(code.diff) < 200_000
+
+
 def test_a_binary_patch_is_not_redacted(repository, tmp_path):
     """Compressed bytes can look like a name with a value; changing them would break the patch."""
     (repository / "data.bin").write_bytes(os.urandom(200_000))
     git(repository, "add", "data.bin")
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     patch = code.diff.partition("GIT binary patch\n")[2]
     assert patch
     fake = code.diff.replace(patch.split("\n")[1], "zpwd=abcdefgh;token=abc" + "A" * 30, 1)
-    assert capture._redact_diff(fake) == fake
-    assert capture.redact(fake) != fake
+    assert _redact_diff(fake) == fake
+    assert redaction.redact(fake) != fake
 
 
 def test_bytes_that_are_not_utf8_are_shown_and_said(repository):
     """A diff of a file in another encoding is text with U+FFFD and a problem that says so."""
     (repository / "train.py").write_bytes("name = 'Jürgen'\n".encode("latin-1"))
-    code = capture.capture_code(str(repository), None)
+    code = capture_code(str(repository), None)
     assert "+name = 'J\ufffdrgen'" in code.diff
     assert code.problems == ["the diff has bytes that are not UTF-8; they show as U+FFFD"]
 
@@ -868,18 +891,18 @@ def test_a_script_that_git_does_not_know_is_kept(repository, tmp_path):
     (repository / ".git" / "info" / "exclude").write_text("scratch/\n")
     (repository / "scratch").mkdir()
     (repository / "scratch" / "try.py").write_text("x = 1\n")
-    code = capture.capture_code(str(repository), str(repository / "scratch" / "try.py"))
+    code = capture_code(str(repository), str(repository / "scratch" / "try.py"))
     assert (code.script, code.files) == ("scratch/try.py", {"scratch/try.py": "x = 1\n"})
     outside = tmp_path / "elsewhere.py"
     outside.write_text("y = 2\n")
-    code = capture.capture_code(str(repository), str(outside))
+    code = capture_code(str(repository), str(outside))
     assert (code.script, code.files) == (str(outside), {str(outside): "y = 2\n"})
 
 
 def test_a_script_reached_by_a_link_has_its_name_in_the_repository(repository, tmp_path):
     """A linked folder leads to the same names as the repository itself."""
     (tmp_path / "link").symlink_to(repository)
-    code = capture.capture_code(str(tmp_path / "link"), str(tmp_path / "link" / "train.py"))
+    code = capture_code(str(tmp_path / "link"), str(tmp_path / "link" / "train.py"))
     assert (code.script, code.files) == ("train.py", {})
 
 
@@ -896,10 +919,10 @@ def test_the_index_is_never_written_nor_locked(repository):
     (repository / "README.md").write_text("changed\n")
     os.utime(repository / "train.py", (1, 1))
     before = index(repository)
-    assert capture.capture_code(str(repository), None).dirty
+    assert capture_code(str(repository), None).dirty
     assert index(repository) == before
     (repository / ".git" / "index.lock").write_text("")
-    assert capture.capture_code(str(repository), None).problems == []
+    assert capture_code(str(repository), None).problems == []
     (repository / ".git" / "index.lock").unlink()
     git(repository, "status")
     assert index(repository) != before
@@ -916,7 +939,7 @@ def test_programs_that_a_repository_names_are_not_started(repository, tmp_path):
     for name in ("core.fsmonitor", "diff.external", "diff.own.textconv", "diff.own.command", "core.pager", "core.askPass"):
         git(repository, "config", name, str(program))
     (repository / "train.py").write_text("changed = 1\n")
-    code = capture.capture_code(str(repository), str(repository / "train.py"))
+    code = capture_code(str(repository), str(repository / "train.py"))
     assert not marker.exists()
     assert "+changed = 1" in code.diff
     subprocess.run(["git", "-C", repository, "diff", "HEAD"], capture_output=True, check=False)
@@ -930,8 +953,8 @@ def test_outside_a_repository_the_script_is_the_code(tmp_path):
     """Without git's help the running script's text, redacted, is what there is, and the reason is said."""
     script = tmp_path / "run.py"
     script.write_text("api_key = 's3cr3t'\n")
-    code = capture.capture_code(str(tmp_path), str(script))
-    assert code == capture.Code(
+    code = capture_code(str(tmp_path), str(script))
+    assert code == Code(
         script=str(script), files={str(script): "api_key = '[redacted]'\n"}, problems=[f"not in a git repository: {tmp_path}"]
     )
 
@@ -944,7 +967,7 @@ def test_nothing_that_is_missing_or_odd_raises(tmp_path, monkeypatch, folder, sc
     (tmp_path / "file.txt").write_text("x")
     (tmp_path / ".env").write_text("s3cr3t")
     (tmp_path / "folder").mkdir()
-    code = capture.capture_code(folder and str(tmp_path / folder), script)
+    code = capture_code(folder and str(tmp_path / folder), script)
     assert (code.git_hash, code.files) == (None, {})
     assert code.problems
     assert "s3cr3t" not in str(code)
@@ -954,7 +977,7 @@ def test_without_a_git_binary_the_script_is_the_code(tmp_path):
     """Where git is not installed GitPython still imports, the reason is said, and its variable is put back."""
     (tmp_path / "run.py").write_text("x = 1\n")
     code = (
-        "import os, sys, msgspec; from ailab import capture; found = capture.capture_code('.', sys.argv[1]);"
+        "import os, sys, msgspec; from ailab import repository; found = repository.capture_code('.', sys.argv[1]);"
         "print(msgspec.json.encode([found, 'GIT_PYTHON_REFRESH' in os.environ, 'git' in sys.modules]).decode())"
     )
     found, leaked, imported = json.loads(python("-c", code, str(tmp_path / "run.py"), PATH=str(tmp_path)))
@@ -966,7 +989,7 @@ def test_without_a_git_binary_the_script_is_the_code(tmp_path):
 def test_without_gitpython_the_script_is_the_code(tmp_path):
     """Where GitPython is missing, or a module of the user's has its name, the reason is said."""
     (tmp_path / "git.py").write_text("mine = True\n")
-    code = "from ailab import capture; print(*capture.capture_code('.', None).problems)"
+    code = "from ailab import repository; print(*repository.capture_code('.', None).problems)"
     path = os.pathsep.join((str(tmp_path), SOURCE))
     assert python("-c", code, PYTHONPATH=path) == f"the module named git is not GitPython: {tmp_path / 'git.py'}"
     (tmp_path / "git.py").write_text("import no_such_module\n")
@@ -1014,7 +1037,7 @@ def test_untracked_files_are_given_up_before_the_commit(repository, tmp_path, mo
     slow = capture._Git(str(repository), seconds=2)
     fake_git(tmp_path / "bin", monkeypatch, f'case "$*" in *untracked-files=all*) exec sleep 60;; esac\nexec {real} "$@"')
     problems = []
-    status = capture._status(slow, problems)
+    status = _status(slow, problems)
     assert (
         status.commit
         == subprocess.run([real, "-C", repository, "rev-parse", "HEAD"], capture_output=True, check=True).stdout.decode().strip()
@@ -1027,7 +1050,7 @@ def test_a_repository_of_another_user_is_said(repository):
     """Where git refuses a repository because of its owner, the reason names safe.directory."""
     for path in (repository, repository / ".git"):
         os.chown(path, 54321, 54321)
-    code = capture.capture_code(str(repository), str(repository / "train.py"))
+    code = capture_code(str(repository), str(repository / "train.py"))
     assert code.git_hash is None
     assert code.problems == [f"git refuses a repository of another user (safe.directory): {repository}"]
     assert list(code.files) == [str(repository / "train.py")]
@@ -1036,7 +1059,7 @@ def test_a_repository_of_another_user_is_said(repository):
 def test_damage_in_a_repository_is_said(repository):
     """A repository whose objects are gone gives a reason and the script, not an exception."""
     shutil.rmtree(repository / ".git" / "objects")
-    code = capture.capture_code(str(repository), str(repository / "train.py"))
+    code = capture_code(str(repository), str(repository / "train.py"))
     assert code.git_hash is None
     assert len(code.problems) == 1
 
@@ -1044,7 +1067,7 @@ def test_damage_in_a_repository_is_said(repository):
 def test_results_are_values_that_can_be_stored(repository):
     """What is captured is frozen and survives JSON."""
     (repository / "x.py").write_text("x = 1\n")
-    for found in (capture.capture_environment(), capture.capture_code(str(repository), None)):
+    for found in (capture.capture_environment(), capture_code(str(repository), None)):
         assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found
         with pytest.raises(AttributeError):
             found.problems = []

@@ -135,8 +135,9 @@ def test_a_demo_of_no_runs_is_refused(store_dir):
     assert not store_dir.exists()
 
 
-def test_a_demo_raises_where_it_cannot_record(tmp_path):
+def test_a_demo_raises_before_it_trains_where_it_cannot_record(capfd, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("…")
     with pytest.raises(ForeignFolderError, match="is no ailab store"):
         demo.run_demo(dir=str(tmp_path / "letters"), n_runs=1, progress=False)
+    assert capfd.readouterr() == ("", "")

@@ -19,7 +19,7 @@ import pytest
 
 import ailab
 from ailab import events, journal, queries, runs, store
-from ailab.errors import RejectedError, SettingError, StoreError
+from ailab.errors import NotFoundError, RejectedError, SettingError, StoreError
 
 
 class Tensor:
@@ -122,9 +122,8 @@ def test_a_value_is_the_same_in_journal_views_answers_and_history(store_dir, lab
     logged = {k: v for point in payloads(run, "metrics.logged") for k, v in point["values"].items()}
     catalogue = lab()
     assert catalogue.problems == []
-    seen = dict(
-        (key, (value, exact)) for key, value, exact in catalogue.con.execute("SELECT key, value, exact FROM metrics").fetchall()
-    )
+    rows = catalogue.con.execute("SELECT key, value, exact FROM metrics").fetchall()
+    seen = {key: (value, exact) for key, value, exact in rows}
     final = queries.get_run(catalogue, run.id).final_metrics
     past = {row["key"]: (row["value"], row["exact"]) for row in run.history().rows()}
     wrong = {}
@@ -154,18 +153,21 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_value_that_is_no_number_is_left_out_with_one_warning(store_dir, lab, capsys, name):
+def test_a_value_that_is_no_number_is_left_out_with_one_warning(store_dir, lab, capsys):
     """One warning names key, value and reason; the other metrics of the call and the next calls are there."""
-    with ailab.start_run("refused") as run:
-        for step in range(3):
-            run.log({"good": step / 2, f"bad/{name}": REFUSED[name]}, step=step)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert f"bad/{name}" in said[0]
-    assert "training goes on" in said[0]
-    assert detail(lab, run).final_metrics == {"good": 1.0}
-    assert [p["values"] for p in payloads(run, "metrics.logged")] == [{"good": 0}, {"good": 0.5}, {"good": 1.0}]
+    recorded = {}
+    for name, value in REFUSED.items():
+        with ailab.start_run(name) as recorded[name]:
+            for step in range(3):
+                recorded[name].log({"good": step / 2, f"bad/{name}": value}, step=step)
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert f"'bad/{name}'" in said[0]
+        assert "training goes on" in said[0]
+    catalogue = lab()
+    for run in recorded.values():
+        assert queries.get_run(catalogue, run.id).final_metrics == {"good": 1.0}
+        assert [p["values"] for p in payloads(run, "metrics.logged")] == [{"good": 0}, {"good": 0.5}, {"good": 1.0}]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -205,15 +207,15 @@ def test_steps_come_in_any_order_and_every_point_is_kept(store_dir, lab):
     ]
 
 
-@pytest.mark.parametrize("step", ["5", 2.5, math.nan, object(), [1], np.uint64(2**64 - 1)])
-def test_a_step_that_is_no_whole_number_costs_the_step_not_the_point(store_dir, lab, capsys, step):
+def test_a_step_that_is_no_whole_number_costs_the_step_not_the_point(store_dir, capsys):
     """The point is kept without its step, with one warning."""
-    with ailab.start_run("steps") as run:
-        run.log({"a": 1.5}, step=step)
-    err = capsys.readouterr().err
-    assert "step" in err
-    assert len(err.splitlines()) == 1
-    assert payloads(run, "metrics.logged") == [{"values": {"a": 1.5}}]
+    for step in ("5", 2.5, math.nan, object(), [1], np.uint64(2**64 - 1)):
+        with ailab.start_run("steps") as run:
+            run.log({"a": 1.5}, step=step, time=86400)
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert "step" in said[0]
+        assert payloads(run, "metrics.logged") == [{"values": {"a": 1.5}, "time": 86400.0}]
 
 
 def test_the_callers_own_time_is_kept(store_dir, lab):
@@ -225,17 +227,17 @@ def test_the_callers_own_time_is_kept(store_dir, lab):
     assert rows == [("1970-01-02 00:00:00.25",), ("1969-12-31 23:59:58.5",)]
 
 
-@pytest.mark.parametrize("time", [1e300, -1e300, math.nan, math.inf, "noon", 2**70, 1e16, object()])
-def test_a_time_that_is_no_time_hides_nothing(store_dir, lab, time):
-    """The point counts at the moment of logging, and the store stays readable."""
+def test_a_time_that_is_no_time_hides_nothing(store_dir, lab, capsys):
+    """The point counts at the moment of logging and keeps its step, and the store stays readable."""
+    times = (1e300, -1e300, math.nan, math.inf, "noon", "5", 2**70, 1e16, object())
     with ailab.start_run("time") as run:
-        run.log({"a": 1}, time=time)
-        run.log({"a": 2})
-    catalogue = lab()
-    rows = catalogue.con.execute(
-        "SELECT value, \"time\" > '2020-01-01' AND \"time\" < '2100-01-01' FROM metrics ORDER BY seq"
-    ).fetchall()
-    assert rows == [(1.0, True), (2.0, True)]
+        for step, time in enumerate(times):
+            run.log({"a": 1}, step=step, time=time)
+        # what another program may have written
+        run._writer.append(events.MetricsLogged({"a": 1}, len(times), 1e300))
+    query = """SELECT step, "time" > '2020-01-01' AND "time" < '2100-01-01' FROM metrics ORDER BY seq"""
+    assert lab().con.execute(query).fetchall() == [(step, True) for step in range(len(times) + 1)]
+    assert capsys.readouterr().err == "ailab: time 1e+300 is no time at step 0; it is left out, training goes on\n"
 
 
 def test_parameters_are_kept_and_bad_ones_named(store_dir, lab, capsys):
@@ -292,7 +294,7 @@ def test_summary_counts_above_the_last_point_and_the_end_above_summary(store_dir
 NONSENSE = {
     "log": lambda run: run.log(5),
     "log text": lambda run: run.log({"a": "x"}, step="y", time="z"),
-    "log_metric": lambda run: run.log_metric(None, None, step=None),
+    "log_metric": lambda run: run.log_metric(None, None),
     "log_params": lambda run: run.log_params(5),
     "log_params None": lambda run: run.log_params(None),
     "log_artifact none": lambda run: run.log_artifact(None),
@@ -325,15 +327,23 @@ NONSENSE = {
 }
 
 
-@pytest.mark.parametrize("what", NONSENSE)
-def test_nonsense_in_a_verb_never_reaches_training(store_dir, lab, capsys, what):
-    """Each verb says what is wrong and goes on; the run is there, completed, and the store has no fault."""
-    with ailab.start_run("nonsense") as run:
-        run.log({"before": 1})
-        NONSENSE[what](run)
-        run.log({"after": 1}) if run.status == "running" else None
-    assert capsys.readouterr().err != "" or what in {"log_metric", "log_artifacts mixed"}
-    assert detail(lab, run).status == "completed"
+def test_nonsense_in_a_verb_never_reaches_training(store_dir, lab, capsys):
+    """Each verb says what is wrong and goes on; every run is there, completed, and the store has no fault."""
+    recorded, silent = {}, []
+    for what, call in NONSENSE.items():
+        with ailab.start_run(what) as recorded[what]:
+            recorded[what].log({"before": 1})
+            call(recorded[what])
+            if recorded[what].status == "running":
+                recorded[what].log({"after": 1})
+        if not capsys.readouterr().err:
+            silent.append(what)
+    catalogue = lab()
+    problems = [problem for problem in catalogue.problems if "metric.described" not in problem]  # its key was no text
+    assert (problems, silent) == ([], [])
+    found = {what: queries.get_run(catalogue, run.id) for what, run in recorded.items()}
+    assert {what: run.status for what, run in found.items()} == dict.fromkeys(NONSENSE, "completed")
+    assert all(run.final_metrics["before"] == 1 for run in found.values())
 
 
 STARTS = {
@@ -369,24 +379,26 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("what", STARTS)
-def test_a_bad_argument_of_start_run_costs_itself_not_the_run(store_dir, lab, capsys, what):
+def test_a_bad_argument_of_start_run_costs_itself_not_the_run(store_dir, lab, capsys):
     """Whatever is wrong with one argument, the run is recorded with all the rest."""
-    given = {"project": "Iris", "seed": 3, **STARTS[what]}
-    with ailab.start_run(**given) as run:
-        run.log({"a": 1}, step=1)
-        run.log_params({"late": 2})
-    found = detail(lab, run)
-    assert found.status == "completed"
-    assert found.final_metrics == {"a": 1}
-    assert found.params["late"] == 2
-    assert found.project is not None
-
-
-def test_a_numpy_seed_is_a_seed(store_dir, lab):
-    with ailab.start_run("seed", seed=np.int64(7)) as run:
-        pass
-    assert (run.seed, detail(lab, run).seed) == (7, 7)
+    recorded = {}
+    for what, given in STARTS.items():
+        with ailab.start_run(**{"project": "Iris", "group": "g", "seed": 3, **given}, nested=False) as recorded[what]:
+            recorded[what].log({"a": 1}, step=1)
+            recorded[what].log_params({"late": 2})
+    catalogue = lab()
+    assert catalogue.problems == []
+    wrong = {}
+    for what, run in recorded.items():
+        try:
+            found = queries.get_run(catalogue, run.id)
+        except NotFoundError as problem:
+            wrong[what] = str(problem)
+            continue
+        seen = (found.status, found.final_metrics, found.params["late"], found.project is None, found.group is None)
+        if seen != ("completed", {"a": 1}, 2, False, False):
+            wrong[what] = seen
+    assert wrong == {}
 
 
 def test_training_goes_on_when_standard_error_is_closed(store_dir, scripts, lab):
@@ -435,27 +447,33 @@ class Halt(Exception):  # noqa: N818  (a name that is nobody else's)
 
 def ended_by(problem):
     """The run of a block that ended with `problem`, which must come out as it is."""
-    with pytest.raises(type(problem)) as raised, ailab.start_run("end") as run:
-        run.log({"a": 1})
-        raise problem
+    run = ailab.start_run("end")
+
+    def block():
+        with run:
+            run.log({"a": 1})
+            raise problem
+
+    with pytest.raises(type(problem)) as raised:
+        block()
     assert raised.value is problem
     return run
 
 
-@pytest.mark.parametrize(
-    ("problem", "status", "error"),
-    [
+def test_how_a_block_ends_is_how_the_run_ends(store_dir, lab):
+    ends = [
         (KeyboardInterrupt(), "killed", "KeyboardInterrupt"),
         (SystemExit(), "completed", None),
         (SystemExit(0), "completed", None),
         (SystemExit(3), "failed", "SystemExit: 3"),
         (SystemExit("no data"), "failed", "SystemExit: no data"),
         (SystemExit([1]), "failed", "SystemExit: [1]"),
-    ],
-)
-def test_how_a_block_ends_is_how_the_run_ends(store_dir, lab, problem, status, error):
-    found = detail(lab, ended_by(problem))
-    assert (found.status, found.error, found.final_metrics) == (status, error, {"a": 1})
+    ]
+    recorded = [ended_by(problem) for problem, *_ in ends]
+    catalogue = lab()
+    found = [queries.get_run(catalogue, run.id) for run in recorded]
+    assert [(run.status, run.error) for run in found] == [(status, error) for _, status, error in ends]
+    assert [run.final_metrics for run in found] == [{"a": 1}] * len(ends)
 
 
 def test_an_exception_fails_the_run_and_goes_on_up(store_dir, lab):
@@ -474,24 +492,26 @@ def test_an_exception_of_lone_surrogates_still_fails_the_run(store_dir, lab):
     assert "is gone" in found.error
 
 
-@pytest.mark.parametrize(
-    ("call", "status"),
-    [
+def test_ways_to_finish(store_dir, lab):
+    ways = [
         (lambda run: run.finish(), "completed"),
         (lambda run: run.finish("failed"), "failed"),
         (lambda run: run.finish("FINISHED"), "completed"),
         (lambda run: run.finish(exit_code=0), "completed"),
         (lambda run: run.finish(exit_code=2), "failed"),
-        (lambda run: ailab.end_run("killed"), "killed"),
-        (lambda run: ailab.finish(), "completed"),
-        (lambda run: ailab.finish(1), "failed"),
-    ],
-)
-def test_ways_to_finish(store_dir, lab, call, status):
-    run = ailab.start_run("finish")
-    call(run)
-    assert (run.status, detail(lab, run).status) == (status, status)
-    assert ailab.active_run() is None
+        (lambda _: ailab.end_run("killed"), "killed"),
+        (lambda _: ailab.finish(), "completed"),
+        (lambda _: ailab.finish(1), "failed"),
+    ]
+    recorded = []
+    for call, _ in ways:
+        recorded.append(ailab.start_run("finish"))
+        call(recorded[-1])
+        assert ailab.active_run() is None
+    catalogue = lab()
+    statuses = [status for _, status in ways]
+    assert [run.status for run in recorded] == statuses
+    assert [queries.get_run(catalogue, run.id).status for run in recorded] == statuses
 
 
 def test_init_twice_finishes_the_first(store_dir, lab):
@@ -586,7 +606,7 @@ def test_threads_log_into_one_run_and_nothing_is_lost_or_mixed(store_dir, lab):
             thread.start()
         for thread in threads:
             thread.join()
-    points = [p for p in payloads(run, "metrics.logged")]
+    points = payloads(run, "metrics.logged")
     found = {f"t{n}": [(p["step"], p["values"][f"t{n}"]) for p in points if f"t{n}" in p["values"]] for n in range(8)}
     assert found == {f"t{n}": [(i, i) for i in range(2000)] for n in range(8)}
     assert lab().con.execute("SELECT count(*), count(DISTINCT (key, step)) FROM metrics").fetchone() == (16000, 16000)
@@ -778,40 +798,45 @@ class Answer(dict):
     """A result of a subclass is handed on as itself."""
 
 
-@pytest.mark.parametrize(
-    ("answer", "final", "rest"),
-    [
-        ({"final_metrics": {"acc": 0.9, "n": np.int64(3)}}, {"acc": 0.9, "n": 3}, {}),
-        ({"acc": 0.9, "loss": np.float32(0.5)}, {"acc": 0.9, "loss": 0.5}, {}),
-        ({"acc": 0.9, "model": "svm"}, {}, {}),
-        ({"final_metrics": {"acc": "good"}}, {}, {}),
-        ({"final_metrics": 5}, {}, {}),
-        ({"final_metrics": {"acc": 1}, "artifacts": 5}, {"acc": 1}, {}),
-        ({"final_metrics": {"acc": 1}, "artifacts": None, "tags": 5, "note": 7}, {"acc": 1}, {"note": "7"}),
-        ({"dataset_id": "iris@v1", "tags": ["x"], "note": "n"}, {}, {"dataset_id": "iris@v1", "tags": {"x": None}, "note": "n"}),
-        ({"final_metrics": {"a": 1}, "artifacts": ["f.txt", Path("g.txt")]}, {"a": 1}, {"artifacts": ["f.txt", "g.txt"]}),
-        ({"final_metrics": {"a": 1}, "artifacts": "f.txt"}, {"a": 1}, {"artifacts": ["f.txt"]}),
-        ({"final_metrics": {"a": 1}, "artifacts": Path("f.txt")}, {"a": 1}, {"artifacts": ["f.txt"]}),
-        (None, {}, {}),
-        (0.9, {}, {}),
-        ([1, 2], {}, {}),
-        ("text", {}, {}),
-        ({}, {}, {}),
-        (Answer(final_metrics={"a": 1}), {"a": 1}, {}),
-    ],
-)
-def test_what_a_function_returns_is_recorded_and_handed_on(store_dir, lab, tmp_path, answer, final, rest):
+ANSWERS = [
+    ({"final_metrics": {"acc": 0.9, "n": np.int64(3)}}, {"acc": 0.9, "n": 3}, {}),
+    ({"acc": 0.9, "loss": np.float32(0.5)}, {"acc": 0.9, "loss": 0.5}, {}),
+    ({"acc": 0.9, "model": "svm"}, {}, {}),
+    ({"final_metrics": {"acc": "good"}}, {}, {}),
+    ({"final_metrics": 5}, {}, {}),
+    ({"final_metrics": {"acc": 1}, "artifacts": 5}, {"acc": 1}, {}),
+    ({"final_metrics": {"acc": 1}, "artifacts": None, "tags": 5, "note": 7}, {"acc": 1}, {"note": "7"}),
+    ({"dataset_id": "iris@v1", "tags": ["x"], "note": "n"}, {}, {"dataset_id": "iris@v1", "tags": {"x": None}, "note": "n"}),
+    ({"final_metrics": {"a": 1}, "artifacts": ["f.txt", Path("g.txt")]}, {"a": 1}, {"artifacts": ["f.txt", "g.txt"]}),
+    ({"final_metrics": {"a": 1}, "artifacts": "f.txt"}, {"a": 1}, {"artifacts": ["f.txt"]}),
+    ({"final_metrics": {"a": 1}, "artifacts": Path("f.txt")}, {"a": 1}, {"artifacts": ["f.txt"]}),
+    (None, {}, {}),
+    (0.9, {}, {}),
+    ([1, 2], {}, {}),
+    ("text", {}, {}),
+    ({}, {}, {}),
+    (Answer(final_metrics={"a": 1}), {"a": 1}, {}),
+]
+"""(return value, final metrics, other fields of the run)."""
+
+
+def test_what_a_function_returns_is_recorded_and_handed_on(store_dir, lab, tmp_path):
     (tmp_path / "f.txt").write_text("f")
     (tmp_path / "g.txt").write_text("g")
 
     @ailab.log_run
-    def train():
-        return answer
+    def train(number):
+        return ANSWERS[number][0]
 
-    assert train() is answer
-    found = only_run(lab)
-    assert (found.status, found.final_metrics) == ("completed", final)
-    assert {name: getattr(found, name) for name in rest} == rest
+    for number, (answer, *_) in enumerate(ANSWERS):
+        assert train(number) is answer
+    catalogue = lab()
+    assert catalogue.problems == []
+    rows = catalogue.con.execute("SELECT run_id FROM runs ORDER BY CAST(params ->> '$.number' AS INT)").fetchall()
+    for (run_id,), (_, final, rest) in zip(rows, ANSWERS, strict=True):
+        found = queries.get_run(catalogue, run_id)
+        assert (found.status, found.final_metrics) == ("completed", final)
+        assert {name: getattr(found, name) for name in rest} == rest
 
 
 # -- what a run is told -------------------------------------------------------------------------------------------------
@@ -838,27 +863,25 @@ def test_everything_given_at_the_start_is_there(store_dir, lab):
     assert found.command
 
 
-@pytest.mark.parametrize(
-    ("given", "environment", "returned", "expected"),
-    [
-        ({}, {}, None, None),
-        ({}, {"AILAB_DATASET_ID": "env"}, None, "env"),
-        ({"dataset_id": "arg"}, {"AILAB_DATASET_ID": "env"}, None, "arg"),
-        ({"dataset_id": "arg"}, {"AILAB_DATASET_ID": "env"}, "ret", "ret"),
-        ({}, {}, "ret", "ret"),
-    ],
-)
-def test_where_the_dataset_comes_from(store_dir, lab, monkeypatch, given, environment, returned, expected):
+def test_where_the_dataset_comes_from(store_dir, lab, monkeypatch):
     """The return value counts above the argument, the argument above the environment."""
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    cases = [
+        ({}, None, None, None),
+        ({}, "env", None, "env"),
+        ({"dataset_id": "arg"}, "env", None, "arg"),
+        ({"dataset_id": "arg"}, "env", "ret", "ret"),
+        ({}, None, "ret", "ret"),
+    ]
+    for given, environment, returned, _ in cases:
+        monkeypatch.setenv("AILAB_DATASET_ID", environment or "")
 
-    @ailab.log_run(**given)
-    def train():
-        return {"dataset_id": returned} if returned else {"final_metrics": {}}
+        @ailab.log_run(**given)
+        def train(answer):
+            return {"dataset_id": answer} if answer else {"final_metrics": {}}
 
-    train()
-    assert only_run(lab).dataset_id == expected
+        train(returned)
+    rows = lab().con.execute("SELECT dataset_id FROM runs ORDER BY started_at").fetchall()
+    assert [row[0] for row in rows] == [expected for *_, expected in cases]
 
 
 def test_a_parameter_called_dataset_id_is_the_dataset(store_dir, lab):
@@ -870,25 +893,24 @@ def test_a_parameter_called_dataset_id_is_the_dataset(store_dir, lab):
     assert only_run(lab).dataset_id == "digits"
 
 
-@pytest.mark.parametrize(
-    ("given", "env", "seed"),
-    [
+def test_where_the_seed_comes_from(store_dir, lab, monkeypatch):
+    """Argument, then a parameter named seed or random_state, then AILAB_SEED."""
+    cases = [
         ({"seed": 1, "config": {"seed": 2}}, "3", 1),
+        ({"seed": 0, "config": {"seed": 2}}, "3", 0),
+        ({"seed": np.int64(7)}, "3", 7),
         ({"config": {"seed": 2, "random_state": 4}}, "3", 2),
         ({"config": {"random_state": 4}}, "3", 4),
         ({"config": {"seed": "x"}}, "3", 3),
         ({}, "3", 3),
-        ({}, None, None),
-        ({"seed": 0, "config": {"seed": 2}}, None, 0),
-    ],
-)
-def test_where_the_seed_comes_from(store_dir, lab, monkeypatch, given, env, seed):
-    """Argument, then a parameter named seed or random_state, then AILAB_SEED."""
-    if env:
-        monkeypatch.setenv("AILAB_SEED", env)
-    with ailab.start_run("seed", **given) as run:
-        pass
-    assert (run.seed, detail(lab, run).seed) == (seed, seed)
+        ({}, "", None),
+    ]
+    for given, environment, expected in cases:
+        monkeypatch.setenv("AILAB_SEED", environment)
+        with ailab.start_run("seed", **given) as run:
+            assert run.seed == expected
+    rows = lab().con.execute("SELECT seed FROM runs ORDER BY started_at").fetchall()
+    assert [row[0] for row in rows] == [expected for *_, expected in cases]
 
 
 def test_a_note_twice_keeps_both_versions(store_dir, lab):
@@ -928,26 +950,36 @@ def test_a_command_lines_secrets_are_redacted_before_the_first_byte(store_dir, s
 # -- resume ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("resume", ["allow", "must", None, True, "auto"])
-def test_a_run_that_is_there_is_taken_up_again(store_dir, lab, resume):
+def test_a_run_that_is_there_is_taken_up_again(store_dir, lab):
     """Its points, parameters and edits go on; it counts once and its last end holds."""
-    with ailab.start_run("first", id="exp-1", config={"lr": 1, "n": 1}, project="p", note="old") as run:
-        for i in range(20):
-            run.log({"a": i}, step=i)
-    started = detail(lab, run).started_at
-    with ailab.start_run("second", id="exp-1", resume=resume, config={"lr": 2}) as again:
-        again.log({"a": 100}, step=20)
-        again.note("new")
-        assert detail(lab, again).status == "running"
-        again.finish("failed")
-    found = detail(lab, again)
-    assert found.params == {"lr": 2, "n": 1}
-    assert (found.status, found.note, found.started_at, found.project) == ("failed", "new", started, "p")
-    assert found.final_metrics == {"a": 100}
+    wishes = ("allow", "must", None, True, "auto")
+    first = {}
+    for number in range(len(wishes)):
+        with ailab.start_run("first", id=f"exp-{number}", config={"lr": 1, "n": 1}, project="p", note="old") as run:
+            for i in range(20):
+                run.log({"a": i}, step=i)
     catalogue = lab()
-    assert queries.list_runs(catalogue).total == 1
-    assert [p.value for p in queries.metric_points(catalogue, "exp-1").rows] == [*range(20), 100]
+    first = {row.run_id: row.timestamp for row in queries.list_runs(catalogue).rows}
+    for number, resume in enumerate(wishes):
+        with ailab.start_run("second", id=f"exp-{number}", resume=resume, config={"lr": 2}) as again:
+            again.log({"a": 100}, step=20)
+            again.note("new")
+            catalogue.refresh()
+            assert queries.get_run(catalogue, again.id).status == "running"
+            again.finish("failed")
+    catalogue.refresh()
+    assert queries.list_runs(catalogue).total == len(wishes)
+    for run_id, started in first.items():
+        found = queries.get_run(catalogue, run_id)
+        assert found.params == {"lr": 2, "n": 1}
+        assert (found.status, found.note, found.started_at, found.project) == ("failed", "new", started, "p")
+        assert found.final_metrics == {"a": 100}
+        assert [p.value for p in queries.metric_points(catalogue, run_id).rows] == [*range(20), 100]
     assert [row["value"] for row in again.history().rows()] == [*range(20), 100]
+    assert (
+        lab().con.execute("SELECT * FROM runs ORDER BY run_id").fetchall()
+        == catalogue.con.execute("SELECT * FROM runs ORDER BY run_id").fetchall()
+    )
 
 
 def test_tags_given_when_a_run_is_taken_up_again_are_set(store_dir, lab):

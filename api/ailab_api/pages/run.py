@@ -52,10 +52,17 @@ def _headline(run: RunDetail) -> Html:
     return join(
         tag("p", status(run.status), " ", pairs({name: word for name, word in words.items() if word is not None})),
         tag("ul", *chips, class_="chips") if chips else None,
-        tag("p", f"error: {run.error}", class_="failed") if run.error else None,
+        _error(run.error) if run.error else None,
         tag("p", "this run is in the trash", class_="failed") if run.trashed else None,
         tag("p", f"{run.points_dropped:,} points could not be written", class_="failed") if run.points_dropped else None,
     )
+
+
+def _error(error: str) -> Html:
+    """The last line of an error, which says what it was, and the whole of it below."""
+    lines = error.strip().splitlines()
+    whole = tag("details", tag("summary", "Traceback"), tag("pre", error)) if len(lines) > 1 else None
+    return join(tag("p", lines[-1] if lines else "", class_="failed"), whole)
 
 
 def _note(run: RunDetail) -> Html:

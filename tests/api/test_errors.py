@@ -1,0 +1,355 @@
+"""Every error has one shape, wherever it comes from: application/problem+json with eight fields, and nothing of the inside.
+
+{"type": "urn:ailab:problem:…", "title": …, "status": …, "detail": …, "instance": the path that was asked for,
+"where": the part of the request that is meant or null, "hint": what to do next or null, "nearest": […]}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import environment, read_answer
+
+FIELDS = ["type", "title", "status", "detail", "instance", "where", "hint", "nearest"]
+
+
+def problem(answer, status, kind, **expected):
+    """Check the shape, and the fields that a test cares about; give the problem."""
+    found = json.loads(answer.body)
+    assert answer.header("content-type") == "application/problem+json"
+    assert list(found) == FIELDS
+    assert (answer.status, found["status"], found["type"]) == (status, status, f"urn:ailab:problem:{kind}"), found
+    assert {name: found[name] for name in expected} == expected
+    assert found["detail"]
+    assert found["title"]
+    for word in ("Traceback", 'File "', ".py", "site-packages"):
+        assert word not in answer.text
+    return found
+
+
+# -- what is not there -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/runs/run-q"),
+        ("GET", "/runs/run-q/metrics"),
+        ("GET", "/runs/run-q/history"),
+        ("GET", "/runs/run-q/changes"),
+        ("GET", "/artifacts/run-q"),
+        ("GET", "/artifacts/run-q/download/metrics.csv"),
+        ("GET", "/runs/compare?ids=run-a&ids=run-q"),
+        ("POST", "/compare"),
+        ("PATCH", "/runs/run-q/note"),
+    ],
+)
+def test_an_unknown_run_is_404_with_the_nearest(server, method, path):
+    """Every route that names a run says which ids are near."""
+    content = {"POST": {"run_ids": ["run-a", "run-q"]}, "PATCH": {"note": "x"}}.get(method)
+    answer = server.send(method, path, content) if content else server.get(path)
+    found = problem(answer, 404, "not-found", detail="no run 'run-q'", instance=path.partition("?")[0])
+    assert len(found["nearest"]) == 3
+    assert set(found["nearest"]) <= {"run-a", "run-b", "run-c", "run-x", "run-w", "run-big"}
+    assert found["hint"] == "nearest: " + ", ".join(found["nearest"])
+
+
+def test_an_unknown_file_is_404_with_the_nearest(server):
+    """A file that the run does not have names those that look like it."""
+    answer = server.get("/artifacts/run-a/download/metric.csv")
+    problem(answer, 404, "not-found", detail="no artifact 'metric.csv'", nearest=["metrics.csv"])
+
+
+def test_an_unknown_route_is_404(server):
+    """A path without a route names routes that look like it."""
+    problem(server.get("/run"), 404, "no-route", detail="no route /run", hint="/schema lists all routes", nearest=["/runs"])
+    problem(server.get("/docs"), 404, "no-route", instance="/docs")
+    for path in ("/schema/swagger", "/schema/redoc", "/schema/openapi.yaml", "/favicon.ico", "/runs/run-a/nothing"):
+        problem(server.get(path), 404, "no-route")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("DELETE", "/runs/run-a"), ("PUT", "/runs"), ("POST", "/runs"), ("BREW", "/health")]
+)
+def test_a_method_that_is_not_there_is_405(server, method, path):
+    """A known path with another method says so, and lists the methods."""
+    answer = server.ask(method, path)
+    problem(answer, 405, "method-not-allowed", detail=f"{method} is not allowed here")
+    assert answer.header("allow")
+
+
+# -- questions that do not parse ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "where"),
+    [
+        ("colour=red", "colour"),
+        ("limit=0", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=1e2", "limit"),
+        ("limit=%D9%A1", "limit"),
+        ("limit=" + "9" * 30, "limit"),
+        ("limit=", "limit"),
+        ("limit=1&limit=2", "limit"),
+        ("params.lr=1&params.lr=2", "params.lr"),
+        ("params.=1", "params."),
+        ("status=done", "status"),
+        ("from_timestamp=yesterday", "from_timestamp"),
+        ("to_timestamp=2026-13-01", "to_timestamp"),
+        ("has_artifacts=maybe", "has_artifacts"),
+        ("metric_min=0.5", "metric_min"),
+        ("metric_name=loss&metric_min=much", "metric_min"),
+        ("metric_name=loss&metric_max=nan", "metric_max"),
+        ("sort=colour", "sort"),
+        ("sort=", "sort"),
+        ("sort=metrics.", "sort"),
+        ("sort=name;DROP TABLE runs".replace(" ", "%20"), "sort"),
+        ("q=%FF", "query"),
+        ("&".join(f"params.k{i}=1" for i in range(400)), "query"),
+    ],
+)
+def test_a_filter_that_does_not_parse_says_where(server, query, where):
+    """400 names the parameter, and what is allowed."""
+    found = problem(server.get(f"/runs?{query}"), 400, "invalid", where=where, instance="/runs")
+    assert found["hint"] or "twice" in found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        ("/runs/leaderboard", "metric_name"),
+        ("/runs/leaderboard?metric_name=", "metric_name"),
+        ("/runs/leaderboard?metric_name=loss&top_k=0", "top_k"),
+        ("/runs/leaderboard?metric_name=loss&order=up", "order"),
+        ("/runs/leaderboard?metric_name=loss&of=median", "of"),
+        ("/runs/leaderboard?metric_name=loss&has_artifacts=x", "has_artifacts"),
+        ("/runs/compare", "ids"),
+        ("/runs/compare?" + "&".join(f"ids=r{i}" for i in range(101)), "ids"),
+        ("/runs/run-a/metrics?max_points=0", "max_points"),
+        ("/runs/run-a/metrics?max_points=x", "max_points"),
+        ("/runs/run-a?format=yaml", "format"),
+        ("/changes?limit=0", "limit"),
+        ("/runs/run-a/changes?limit=x", "limit"),
+        ("/artifacts/run-a?limit=0", "limit"),
+    ],
+)
+def test_other_parameters_that_do_not_parse(server, path, where):
+    """The parameters of all routes say where they do not parse."""
+    problem(server.get(path), 400, "invalid", where=where)
+
+
+def test_an_unknown_parameter_is_refused_on_every_route(server, routes):
+    """A misspelt parameter is never ignored: 400 names it and those that are allowed."""
+    for verb, path, template, operation in routes:
+        answer = server.ask(verb, path + "?limitt=1", body=b"{}" if verb != "GET" else b"")
+        found = problem(answer, 400, "invalid", where="limitt")
+        allowed = [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"]
+        assert found["hint"] == "allowed: " + (", ".join(allowed) or "none"), template
+
+
+@pytest.mark.parametrize(
+    "text", ["%00", "a%00b", "'; DROP TABLE runs; --", '"', "%F0%9F%A7%AA", "%ED%9F%BF", "\\", "%", "_%25", "x" * 20_000]
+)
+@pytest.mark.parametrize(
+    "name",
+    ["q", "dataset_id", "tag", "params.a", "note_substring", "metric_name", "sort", "from_timestamp", "status", "project_id"],
+)
+def test_strange_texts_never_break_a_filter(server, name, text):
+    """Any text is a value, or a 400; never a 5xx."""
+    assert server.get(f"/runs?{name}={text.replace(' ', '%20')}").status in {200, 400}
+
+
+# -- bodies ------------------------------------------------------------------------------------------------------------
+
+BODIES = [
+    ("PATCH", "/runs/run-w/note"),
+    ("POST", "/compare"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), BODIES)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{", b"", b"null", b"[]", b'"note"', b"{}", b'{"note": 1}', b'{"note": null}', b'{"run_ids": "run-a"}',
+        b'{"run_ids": [1]}',
+        b'{"note": "\xff"}', b'{"note": "\\ud800"}', b'{"note": NaN}', b"[" * 100_000, b'{"note":' + b"[" * 100_000,
+        b'{"a":' * 100_000, b'{"note": "x"} trailing', b"\xef\xbb\xbf{}", b'{"note": "a", "run_ids": ["a"]}', b"\x00",
+    ],
+    ids=lambda body: body[:24].decode("latin-1"),
+)  # fmt: skip
+def test_a_body_that_does_not_fit_is_400(server, method, path, body):
+    """Broken JSON, broken UTF-8, 100,000 levels, a wrong type, a missing or unknown field: always 400 that says where."""
+    answer = server.ask(method, path, {"Content-Length": "0"} if not body else {}, body)
+    found = problem(answer, 400, "invalid", instance=path)
+    assert found["where"].startswith("body")
+
+
+def test_a_body_says_where_it_does_not_fit(server):
+    """The place in the body is named as JSON path, and the fields that there are as hint."""
+    found = problem(server.send("PATCH", "/runs/run-w/note", {"note": 1}), 400, "invalid", where="body.note", hint="fields: note")
+    assert found["detail"] == "the body does not fit: Expected `str`, got `int`"
+    found = problem(server.send("POST", "/compare", {"run_ids": ["a", 2]}), 400, "invalid", where="body.run_ids[1]")
+    found = problem(server.send("PATCH", "/runs/run-w/note", {"note": "x", "id": 1}), 400, "invalid", where="body")
+    assert "unknown field `id`" in found["detail"]
+
+
+@pytest.mark.parametrize(("method", "path"), BODIES)
+def test_a_body_that_is_too_large_is_413(server, method, path):
+    """More than 8 MiB is refused, told by its length or not."""
+    limit = 8 * 1024 * 1024
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
+    told = server.raw(head + f"Content-Length: {limit + 1}\r\n\r\n".encode())
+    problem(told, 413, "request-entity-too-large", detail="the body is too large")
+    piece = b"%x\r\n" % (1 << 20) + b" " * (1 << 20) + b"\r\n"
+    with server.connect() as connection:
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + piece * 8)
+        connection.sendall(piece)
+        problem(read_answer(connection), 413, "request-entity-too-large")
+
+
+@pytest.mark.parametrize(("method", "path"), BODIES)
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
+             "application/json; charset=latin-1", "application/jsonp", "application/json, text/plain", "text/json", "",
+             None, "application/json;"],
+)  # fmt: skip
+def test_another_content_type_is_415(server, method, path, kind):
+    """Only application/json is read; a page cannot send that across origins without asking first."""
+    answer = server.ask(method, path, {"Content-Type": kind}, b'{"note": "x"}')
+    problem(answer, 415, "unsupported-media-type", where="Content-Type", hint="send Content-Type: application/json")
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "APPLICATION/JSON", "application/json; charset=utf-8", 'application/json;charset="UTF-8"']
+)
+def test_json_is_json_in_any_case(server, kind):
+    """The type in any case, with or without its charset."""
+    assert server.ask("POST", "/compare", {"Content-Type": kind}, b'{"run_ids": ["run-a"]}').status == 200
+
+
+def test_rejected_values_say_which(server):
+    """A value that cannot be kept is 400 with its key."""
+    found = problem(server.send("PATCH", "/runs/run-w/note", {"note": "x" * 1_000_001}), 400, "rejected", where="note")
+    assert found["detail"] == "a note of 1000001 characters is too long"
+
+
+# -- the store ---------------------------------------------------------------------------------------------------------
+
+
+def store_of_one_run(path):
+    source = "import sys, ailab\nwith ailab.start_run(id='run-1', dir=sys.argv[1]) as run: run.log_text('x', 'x.txt')"
+    subprocess.run([sys.executable, "-c", source, str(path)], env=environment(), check=True, timeout=60)
+
+
+def test_a_store_that_cannot_be_written_is_503(start, tmp_path):
+    """A note that cannot be kept is refused with the reason and without the store's place; reading goes on."""
+    path = tmp_path / "lab"
+    store_of_one_run(path)
+    source = """
+import os, resource, signal, sys, threading
+from ailab_api.app import serve
+threading.Thread(target=lambda: (sys.stdin.buffer.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+serve(port=0, dir=sys.argv[1], announce=lambda url: os.write(1, url.encode() + b"\\n"))
+"""
+    live = start(dir=path, source=source)
+    answer = live.send("PATCH", "/runs/run-1/note", {"note": "x"})
+    found = problem(answer, 503, "store", title="the store cannot be used now")
+    assert str(tmp_path) not in answer.text
+    assert "File too large" in found["detail"] or "EFBIG" in found["detail"], found
+    assert live.get("/runs/run-1").json()["note"] is None
+
+
+def test_a_store_that_cannot_be_read_is_503(start, tmp_path):
+    """A folder of segments that is none any more is no 500, and the server is well again with it."""
+    path = tmp_path / "lab"
+    store_of_one_run(path)
+    live = start(dir=path)
+    (path / "segments").rename(path / "elsewhere")
+    (path / "segments").touch()
+    time.sleep(0.25)  # longer than an answer may be old
+    answer = live.get("/runs")
+    problem(answer, 503, "store", detail="the store cannot be read (ENOTDIR): lab")
+    (path / "segments").unlink()
+    (path / "elsewhere").rename(path / "segments")
+    assert [run["run_id"] for run in live.get("/runs").json()] == ["run-1"]
+
+
+def test_bytes_that_are_gone_are_404(start, tmp_path):
+    """A file whose bytes are not in this store, as after a partial copy, is not there; its name still is."""
+    path = tmp_path / "lab"
+    store_of_one_run(path)
+    live = start(dir=path)
+    (file,) = live.get("/artifacts/run-1").json()
+    (path / "blobs" / file["sha256"][:2] / file["sha256"]).unlink()
+    answer = live.get(file["url"])
+    problem(answer, 404, "not-found", hint="its bytes are not in this store (a copy may have left them out)")
+    assert str(tmp_path) not in answer.text
+
+
+# -- what nobody foresaw -----------------------------------------------------------------------------------------------
+
+
+def test_a_bug_is_500_that_says_nothing(start, tmp_path):
+    """An exception that no class of ours names: one sentence for the client, the trace for the log alone."""
+    source = """
+import os, signal, sys, threading
+from ailab import queries
+from ailab_api.app import serve
+def broken(*given):
+    raise ZeroDivisionError(f"secret of {__file__ if '__file__' in globals() else '/etc/passwd'}")
+queries.known_metrics = broken
+threading.Thread(target=lambda: (sys.stdin.buffer.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+serve(port=0, dir=sys.argv[1], announce=lambda url: print(url, flush=True))
+"""
+    live = start(dir=tmp_path / "lab", source=source)
+    answer = live.get("/")
+    problem(
+        answer, 500, "internal-server-error", detail="the server failed at this request", hint="its log says why", instance="/"
+    )
+    assert not re.search(r"secret|passwd|ZeroDivision", answer.text)
+    assert live.get("/health").status == 200
+    _, err = live.end()
+    assert "ZeroDivisionError: secret of /etc/passwd" in err
+
+
+def test_every_class_of_error_has_one_answer():
+    """Each class of ailab's tree maps to one status and type; paths of the machine stay inside."""
+    from ailab import errors as ours
+    from ailab_api.errors import problem_of
+
+    raised = {
+        ours.NotFoundError("run", "a", nearest=["b"]): (404, "not-found", "no run 'a'"),
+        ours.FilterError("no filter 'a'", where="a"): (400, "invalid", "no filter 'a'"),
+        ours.RejectedError("a note is too long", key="note"): (400, "rejected", "a note is too long"),
+        ours.SettingError("no setting 'a'"): (400, "setting", "no setting 'a'"),
+        ours.RefusedError("not here"): (403, "refused", "not here"),
+        ours.StoreError("no store here", path="/home/ada/lab/events"): (503, "store", "no store here: events"),
+        ours.StoreError("events cannot be written to /home/ada/lab/events/segments", path="/home/ada/lab/events"): (
+            503, "store", "events cannot be written to events/segments: events",
+        ),
+        ours.ForeignFolderError("a file stands where the store should be", path="/home/ada/x"): (
+            503, "store", "a file stands where the store should be: x",
+        ),
+        ours.DamageError("gap", path="/home/ada/s.jsonl", line=3, offset=9, detail="see /home/ada/t.jsonl"): (
+            500, "damage", "gap in s.jsonl, line 3, byte 9: see t.jsonl",
+        ),
+        ours.MissingExtraError("plots", extra="eval"): (501, "missing-extra", "plots needs an optional dependency"),
+        ours.AilabError("/home/ada is odd"): (500, "internal-server-error", "the server failed at this request"),
+        OSError(13, "denied", "/home/ada"): (500, "internal-server-error", "the server failed at this request"),
+    }  # fmt: skip
+    for error, expected in raised.items():
+        found = problem_of(error, instance="/x")
+        assert (found.status, found.type.removeprefix("urn:ailab:problem:"), found.detail) == expected
+        assert "/home" not in found.detail
+    classes = {found for found in vars(ours).values() if isinstance(found, type) and issubclass(found, ours.AilabError)}
+    assert classes == {type(error) for error in raised if isinstance(error, ours.AilabError)}

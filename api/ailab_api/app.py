@@ -225,7 +225,8 @@ def _listen(address: str, port: int | None) -> socket.socket:
     """
     tried = range(PORT, PORT + PORTS_TRIED) if port is None else (port,)
     for number in tried:
-        listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        # asyncio turns Nagle's algorithm off only where the protocol is named; with it every answer waits 40 ms for an ACK
+        listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((address, number))

@@ -7,7 +7,7 @@ drawn class by class, is kept for validation. Features are scaled to mean 0 and 
 
 Training: scikit-learn's SGDClassifier with a constant learning rate; an epoch is one `partial_fit` over the training part in
 a new random order. With several classes it fits one binary problem per class against all others. The seed decides the
-split and the orders: the same seed gives the same numbers.
+split and the orders: the same seed gives the same numbers. (The rate of a perceptron does little but scale its weights.)
 
 Losses, without the penalty on the weights; t is +1 for the class in question and -1 for all others, f its decision value:
   logistic_regression  multinomial log loss: the mean of -log p(true class), the probabilities of all classes summing to 1
@@ -110,7 +110,8 @@ def epochs(model: SGDClassifier, split: Split, n_epochs: int, seed: int) -> Iter
 
 
 def final_metrics(model: SGDClassifier, split: Split, last: dict[str, Any]) -> dict[str, float]:
-    guess = model.predict(split.x_val)
+    with np.errstate(over="ignore", invalid="ignore"):  # as in `measure`
+        guess = model.predict(split.x_val)
     macro = {"average": "macro", "zero_division": 0.0}  # a class that is never predicted has precision 0 and no warning
     return {
         "accuracy": float(accuracy_score(split.y_val, guess)),
@@ -227,6 +228,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def number(value: float) -> str:
+    four_decimals_say_it = value == 0 or 0.001 <= abs(value) < 100_000  # noqa: PLR2004
+    return f"{value:.4f}" if four_decimals_say_it else f"{value:.3g}"
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     params = {k: v for k, v in vars(args).items() if k not in {"project", "checkpoints"}}
@@ -234,14 +240,14 @@ def main(argv: list[str] | None = None) -> int:
 
     def show(row: dict[str, Any]) -> None:
         if row["epoch"] % shown == 0 or row["epoch"] in {1, args.n_epochs}:
-            print("  ".join([f"{row['epoch']:>5}", *(f"{row[name]:>{len(name)}.4f}" for name in COLUMNS[1:])]), flush=True)
+            print("  ".join([f"{row['epoch']:>5}", *(number(row[name]).rjust(len(name)) for name in COLUMNS[1:])]), flush=True)
 
     print(run_name(params))
     print("  ".join(COLUMNS))
     result = run(params, project=args.project, checkpoints=args.checkpoints, on_epoch=show)
     print(f"\nrun {result['run_id']}")
     for name, value in result["final_metrics"].items():
-        print(f"  {name:<16} {value:.4f}")
+        print(f"  {name:<16} {number(value)}")
     for path in result["artifacts"]:
         print(f"  {os.path.relpath(path)}")
     return 0

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ailab import capture, redaction
-from ailab.repository import Code, _redact_diff, _status, capture_code
+from ailab.repository import DIFF_BYTES, FILE_BYTES, FILES_BYTES, Code, _Git, _GitFailure, _redact_diff, _status, capture_code
 
 BODY = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
 SOURCE = str(Path(capture.__file__).parents[1])
@@ -801,7 +801,7 @@ def test_untracked_files_are_read_if_small_text_and_no_secret(repository):
     (repository / ".gitignore").write_text("ignored.txt\n")
     (repository / "ignored.txt").write_text("x")
     (repository / "conf.yaml").write_text("password: s3cr3t\nname: ü\n")
-    (repository / "big.csv").write_text("x" * (capture.FILE_BYTES + 1))
+    (repository / "big.csv").write_text("x" * (FILE_BYTES + 1))
     (repository / "picture.png").write_bytes(b"\x89PNG\x00\xff")
     (repository / "latin.txt").write_bytes("ü".encode("latin-1"))
     (repository / "link.txt").symlink_to("/etc/hostname")
@@ -813,7 +813,7 @@ def test_untracked_files_are_read_if_small_text_and_no_secret(repository):
     assert code.files == {".gitignore": "ignored.txt\n", "conf.yaml": "password: [redacted]\nname: ü\n"}
     assert sorted(code.problems) == [
         "untracked files left out, a repository of its own: nested/",
-        f"untracked files left out, larger than {capture.FILE_BYTES} bytes: big.csv",
+        f"untracked files left out, larger than {FILE_BYTES} bytes: big.csv",
         "untracked files left out, not readable (Too many levels of symbolic links): link.txt",
         "untracked files left out, not text: latin.txt, picture.png",
         "untracked files left out, secret by name: " + ", ".join(sorted(secret)),
@@ -839,23 +839,23 @@ def test_untracked_files_are_bounded_in_number_and_size(repository):
     assert code.problems[0].startswith("untracked files left out, more than 100 files: a099.log")
     assert code.problems[0].endswith("and 31 more")
     for number in range(12):
-        (repository / f"b{number:02}.py").write_text("#" * (capture.FILE_BYTES - 1))
+        (repository / f"b{number:02}.py").write_text("#" * (FILE_BYTES - 1))
     code = capture_code(str(repository), None)
-    assert sum(map(len, code.files.values())) <= capture.FILES_BYTES
+    assert sum(map(len, code.files.values())) <= FILES_BYTES
     assert ("b07.py" in code.files, "b08.py" in code.files) == (True, False)
-    assert any(f"more than {capture.FILES_BYTES} bytes together: " in problem for problem in code.problems)
+    assert any(f"more than {FILES_BYTES} bytes together: " in problem for problem in code.problems)
 
 
 def test_a_huge_diff_is_cut_with_a_line_that_says_so(repository):
     """Beyond 4 MiB a diff ends at a whole line and a marker with the size it would have had."""
     (repository / "train.py").write_text("".join(f"value_{number} = {number}\n" for number in range(400_000)))
     whole = len(subprocess.run(["git", "-C", repository, "diff", "HEAD", "--binary"], capture_output=True, check=True).stdout)
-    assert whole > capture.DIFF_BYTES
+    assert whole > DIFF_BYTES
     code = capture_code(str(repository), None)
-    note = f"the diff is cut: in all it has {whole} bytes, the limit is {capture.DIFF_BYTES} bytes"
+    note = f"the diff is cut: in all it has {whole} bytes, the limit is {DIFF_BYTES} bytes"
     assert code.diff.endswith(f"\n[ailab: {note}]\n")
     assert code.problems == [note]
-    assert capture.DIFF_BYTES - 1024 < len(code.diff.encode()) <= capture.DIFF_BYTES
+    assert DIFF_BYTES - 1024 < len(code.diff.encode()) <= DIFF_BYTES
 
 
 def test_a_cut_diff_ends_at_a_whole_line(repository):
@@ -1005,17 +1005,17 @@ def fake_git(folder: Path, monkeypatch, script: str) -> None:
 
 def test_a_git_that_hangs_is_stopped(repository, tmp_path, monkeypatch):
     """A call that takes too long is ended, with all its output so far given up, and the reason is said."""
-    slow = capture._Git(str(repository), seconds=0.3)
+    slow = _Git(str(repository), seconds=0.3)
     fake_git(tmp_path / "bin", monkeypatch, "echo begun\nexec sleep 60")
     begun = time.monotonic()
-    with pytest.raises(capture._GitFailure, match=r"git status took longer than 0\.3 s"):
+    with pytest.raises(_GitFailure, match=r"git status took longer than 0\.3 s"):
         slow.tell("status")
     assert time.monotonic() - begun < 20
 
 
 def test_a_child_of_git_that_keeps_a_pipe_open_is_not_waited_for(repository, tmp_path, monkeypatch):
     """A program that git left behind, with git's error output in its hands, does not delay the answer."""
-    quick = capture._Git(str(repository), seconds=20)
+    quick = _Git(str(repository), seconds=20)
     fake_git(tmp_path / "bin", monkeypatch, "sleep 30 >/dev/null &\necho done")
     begun = time.monotonic()
     assert quick.tell("status") == b"done\n"
@@ -1024,7 +1024,7 @@ def test_a_child_of_git_that_keeps_a_pipe_open_is_not_waited_for(repository, tmp
 
 def test_a_git_that_complains_at_length_does_not_block(repository, tmp_path, monkeypatch):
     """Megabytes of warnings fill no pipe that nobody reads, and of the answer only what was asked for is kept."""
-    patient = capture._Git(str(repository), seconds=60)
+    patient = _Git(str(repository), seconds=60)
     fake_git(tmp_path / "bin", monkeypatch, "head -c 3000000 /dev/zero | tr '\\0' w >&2\nhead -c 3000000 /dev/zero\nexit 3")
     answer = patient.ask("status", limit=1000)
     assert (answer.status, len(answer.output), answer.size_bytes, answer.late) == (3, 1000, 3_000_000, False)
@@ -1034,7 +1034,7 @@ def test_a_git_that_complains_at_length_does_not_block(repository, tmp_path, mon
 def test_untracked_files_are_given_up_before_the_commit(repository, tmp_path, monkeypatch):
     """Where listing untracked files takes too long, the commit is still told."""
     real = shutil.which("git")
-    slow = capture._Git(str(repository), seconds=2)
+    slow = _Git(str(repository), seconds=2)
     fake_git(tmp_path / "bin", monkeypatch, f'case "$*" in *untracked-files=all*) exec sleep 60;; esac\nexec {real} "$@"')
     problems = []
     status = _status(slow, problems)

@@ -1,0 +1,361 @@
+"""Signals at any instruction, and every way a process can end: nothing broken, nothing lost, nothing swallowed, told rightly."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import msgspec
+import pytest
+
+from ailab import journal, queries, store
+
+STORM = """
+import json, os, random, signal, sys, time
+import numpy as np
+import ailab
+from ailab import journal
+
+what, wanted, rotate, path = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "rotate", sys.argv[4]
+if rotate:
+    journal.SEGMENT_BYTES = 20_000
+
+
+class Halt(Exception):
+    pass
+
+
+KIND = {"KeyboardInterrupt": KeyboardInterrupt, "TimeoutError": TimeoutError, "Halt": Halt, "ValueError": ValueError}[what]
+raised = caught = inside = step = 0
+acknowledged = []
+
+
+def handler(number, frame):
+    global raised, inside
+    raised += 1
+    while frame:
+        if os.sep + "ailab" + os.sep in frame.f_code.co_filename:
+            inside += 1
+            break
+        frame = frame.f_back
+    raise KIND("from the handler")
+
+
+signal.signal(signal.SIGALRM, handler)
+run = ailab.start_run("storm", id="storm")
+values = (lambda i: {"x": float(i)}, lambda i: {"x": np.float32(i)}, lambda i: {"x": float(i), "nan": float("nan")})
+
+
+def arm():
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 3e-4))
+
+
+stop = time.monotonic() + 60
+while caught < wanted and time.monotonic() < stop:
+    try:
+        arm()
+        while True:
+            step += 1
+            run.log(values[step % 7 % 3](step), step=step)
+            acknowledged.append(step)
+    except KIND as problem:
+        assert str(problem) == "from the handler", problem
+        caught += 1
+run.log({"x": -1.0}, step=-1)
+with open(path, "w") as file:
+    json.dump({"raised": raised, "caught": caught, "inside": inside, "acknowledged": acknowledged}, file)
+run.finish()
+"""
+
+
+def points(store_dir, run_id):
+    """Steps of a run's points in the order of its segments, each of which must be without any fault."""
+    place = store.Store(str(store_dir))
+    steps = []
+    for name in place.segments_of_run(run_id):
+        for line in journal.scan(place.segment_path(name), mode="strict"):
+            if line.kind == "metrics.logged":
+                steps.append(msgspec.json.decode(line.data)["step"])  # noqa: PERF401  (plainer than two clauses in one)
+    return steps
+
+
+def storm(scripts, store_dir, tmp_path, what, wanted, rotate):
+    result = tmp_path / "result.json"
+    done = scripts.run(STORM, what, wanted, rotate, result, timeout=100)
+    found = json.loads(result.read_text())
+    steps = points(store_dir, "storm")
+    print(
+        {name: found[name] for name in ("raised", "caught", "inside")}, len(steps), "points", len(found["acknowledged"]), "acked"
+    )
+    assert done.stderr == ""
+    assert found["caught"] == found["raised"] == wanted
+    assert found["inside"] > wanted // 2
+    assert len(steps) == len(set(steps))
+    assert set(found["acknowledged"]) <= set(steps)
+    assert steps == [*sorted(steps[:-1]), -1]
+
+
+@pytest.mark.parametrize("rotate", ["one segment", "rotate"])
+def test_ctrl_c_at_any_instruction_breaks_nothing(store_dir, scripts, tmp_path, rotate):
+    """3,000 times: no broken chain, no gap, no seq twice, every acknowledged point once, also while segments are changed."""
+    storm(scripts, store_dir, tmp_path, "KeyboardInterrupt", 3000, rotate)
+
+
+@pytest.mark.parametrize("what", ["TimeoutError", "ValueError", "Halt"])
+def test_what_a_handler_raises_inside_log_reaches_the_caller(store_dir, scripts, tmp_path, what):
+    """1,500 times: a time limit or an exception of the caller's own is never swallowed, and nothing breaks."""
+    storm(scripts, store_dir, tmp_path, what, 1500, "rotate")
+
+
+@pytest.mark.long
+def test_ctrl_c_fifty_thousand_times(store_dir, scripts, tmp_path):
+    storm(scripts, store_dir, tmp_path, "KeyboardInterrupt", 50_000, "rotate")
+
+
+def test_a_handler_that_logs_itself_loses_and_breaks_nothing(store_dir, scripts, lab):
+    """A handler that calls log() and note() in the middle of log() and log_params(): all points once, all notes, kill -9 after."""
+    done = scripts.run(
+        """
+        import os, random, signal, time
+        import numpy as np
+        import ailab
+        from ailab import journal
+
+        journal.SEGMENT_BYTES = 50_000
+        run = ailab.start_run("nested", id="nested")
+        handled = 0
+
+        def handler(number, frame):
+            global handled
+            run.log({"handler": float(handled)}, step=handled)
+            if handled % 10 == 0:
+                run.note(f"note {handled}")
+            handled += 1
+            if handled < 2000:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 2e-4))
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 1e-4)
+        i = 0
+        while handled < 2000:
+            run.log({"main": float(i) if i % 3 else np.float32(i)}, step=i)
+            if i % 50 == 0:
+                run.log_params({"p": i})
+            i += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        run.log({"main": float(i)}, step=i)
+        print(i + 1, handled, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        code=-signal.SIGKILL,
+    )
+    main, handled = map(int, done.stdout.split())
+    points(store_dir, "nested")
+    catalogue = lab()
+    assert catalogue.problems == []
+    counts = catalogue.con.execute(
+        "SELECT key, count(*), count(DISTINCT step), min(step), max(step), count(*) FILTER (value <> step) FROM metrics GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    assert counts == [("handler", handled, handled, 0, handled - 1, 0), ("main", main, main, 0, main - 1, 0)]
+    notes = catalogue.con.execute("SELECT note FROM notes ORDER BY CAST(note[6:] AS INT)").fetchall()
+    assert notes == [(f"note {i}",) for i in range(0, handled, 10)]
+
+
+def test_the_last_thing_a_handler_logs_does_not_wait_for_another_call(store_dir, scripts):
+    """What a handler has logged in the middle of note() is in the file when note() has returned."""
+    scripts.run(
+        """
+        import os, signal
+        import ailab
+        from ailab import journal
+
+        run = ailab.start_run("nested", id="nested")
+        real = journal.Writer._put_bytes
+
+        def put_bytes(self, fd, data):
+            real(self, fd, data)
+            journal.Writer._put_bytes = real
+            signal.raise_signal(signal.SIGUSR1)
+
+        signal.signal(signal.SIGUSR1, lambda *_: run.log({"a": 1.0}, step=7))
+        journal.Writer._put_bytes = put_bytes
+        run.note("interrupted")
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        code=-signal.SIGKILL,
+    )
+    assert points(store_dir, "nested") == [7]
+
+
+# -- endings -----------------------------------------------------------------------------------------------------------
+
+WAIT = """
+print("ready", flush=True)
+while True:
+    run.log({"a": 1.0})
+"""
+
+ENDINGS = {
+    # name: (source, signal, exit code, status, in the error, on standard error)
+    "normal": ("run = ailab.init()", None, 0, "completed", None, ""),
+    "with": ("with ailab.start_run() as run: pass", None, 0, "completed", None, ""),
+    "exception": ("with ailab.start_run() as run: 1 / 0", None, 1, "failed", "ZeroDivisionError", "ZeroDivisionError"),
+    "exception without a block": ("run = ailab.init()\n1 / 0", None, 1, "failed", "ZeroDivisionError", "ZeroDivisionError"),
+    "secret": (
+        "run = ailab.init()\nraise RuntimeError('password=hunter2222 is wrong')", None, 1, "failed", "RuntimeError", "hunter2222",
+    ),
+    "sys.exit(0)": ("with ailab.start_run() as run: sys.exit(0)", None, 0, "completed", None, ""),
+    "sys.exit(3)": ("with ailab.start_run() as run: sys.exit(3)", None, 3, "failed", "SystemExit: 3", ""),
+    "sys.exit(0) without a block": ("run = ailab.init()\nsys.exit(0)", None, 0, "completed", None, ""),
+    "sys.exit(3) without a block": ("run = ailab.init()\nsys.exit(3)", None, 3, "failed", "SystemExit: 3", ""),
+    "sys.exit(3) caught": (
+        "run = ailab.init()\ntry: sys.exit(3)\nexcept SystemExit: pass\nrun.log({'a': 2.0})", None, 0, "completed", None, "",
+    ),
+    "os._exit": ("run = ailab.init()\nrun.log({'a': 1.0})\nos._exit(0)", None, 0, "crashed", None, ""),
+    "segmentation fault": ("run = ailab.init()\nrun.log({'a': 1.0})\nos.kill(os.getpid(), signal.SIGSEGV)", None, -11, "crashed", None, ""),
+    "SIGTERM": ("run = ailab.init()" + WAIT, signal.SIGTERM, -15, "killed", "SIGTERM", ""),
+    "SIGTERM in a block": ("with ailab.start_run() as run:\n  print('ready', flush=True)\n  time.sleep(60)", signal.SIGTERM, -15, "killed", "SIGTERM", ""),
+    "SIGINT": ("with ailab.start_run() as run:\n  print('ready', flush=True)\n  time.sleep(60)", signal.SIGINT, -2, "killed", "KeyboardInterrupt", "KeyboardInterrupt"),
+    "SIGINT without a block": ("run = ailab.init()" + WAIT, signal.SIGINT, -2, "killed", "KeyboardInterrupt", "KeyboardInterrupt"),
+    "SIGTERM with a handler that exits": (
+        "signal.signal(signal.SIGTERM, lambda *_: (print('mine', flush=True), sys.exit(5)))\nrun = ailab.init()" + WAIT,
+        signal.SIGTERM, 5, "killed", "SIGTERM", "",
+    ),
+    "SIGTERM in a block with a handler that exits": (
+        "signal.signal(signal.SIGTERM, lambda *_: (print('mine', flush=True), sys.exit(0)))\n"
+        "with ailab.start_run() as run:\n  print('ready', flush=True)\n  time.sleep(60)",
+        signal.SIGTERM, 0, "killed", "SIGTERM", "",
+    ),
+    "SIGTERM with a handler that returns": (
+        "seen = []\nsignal.signal(signal.SIGTERM, lambda *_: (print('mine', flush=True), seen.append(1)))\nrun = ailab.init()\n"
+        "print('ready', flush=True)\nwhile not seen: run.log({'a': 1.0})\nrun.log({'a': 3.0})",
+        signal.SIGTERM, 0, "completed", None, "",
+    ),
+    "SIGTERM ignored": (
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nrun = ailab.init()\nprint('ready', flush=True)\n"
+        "time.sleep(0.5)\nrun.log({'a': 3.0})",
+        signal.SIGTERM, 0, "completed", None, "",
+    ),
+    "SIGTERM with a handler set later": (
+        "run = ailab.init()\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(4))" + WAIT, signal.SIGTERM, 4, "failed", "SystemExit: 4", "",
+    ),
+    "SIGHUP": ("run = ailab.init()" + WAIT, signal.SIGHUP, -1, "crashed", None, ""),
+}  # fmt: skip
+
+
+def test_every_way_to_end_is_told_rightly(store_dir, scripts, lab):
+    """The exit code is what it would be without ailab, and the run's status says what happened."""
+    processes = {}
+    for number, (name, (source, number_of_signal, *_)) in enumerate(ENDINGS.items()):
+        header = f"import os, signal, sys, time\nos.environ['AILAB_RUN_ID'] = 'end-{number}'\nimport ailab\n"
+        processes[name] = scripts.start(header + source)
+        if len(processes) % 4 == 0:  # as many at once as the machine bears
+            for process in list(processes.values())[-4:]:
+                process.stderr.flush() if process.stderr.writable() else None
+        if number_of_signal is not None:
+            assert processes[name].stdout.readline() == "ready\n"
+            time.sleep(0.05)
+            processes[name].send_signal(number_of_signal)
+    seen = {}
+    for name, process in processes.items():
+        out, err = process.communicate(timeout=60)
+        seen[name] = (process.returncode, "mine" in out, err)
+    catalogue = lab()
+    assert catalogue.problems == []
+    wrong = {}
+    for number, (name, (_, _, code, status, in_error, on_stderr)) in enumerate(ENDINGS.items()):
+        run = queries.get_run(catalogue, f"end-{number}")
+        returned, _, err = seen[name]
+        told = (
+            returned,
+            run.status,
+            in_error is None and run.error is None or (in_error or "") in (run.error or ""),
+            on_stderr in err,
+        )
+        if told != (code, status, True, True) or "ailab:" in err:
+            wrong[name] = (told, run.error, err)
+        assert "hunter2222" not in (run.error or "")
+    assert wrong == {}
+    assert {name for name, (_, mine, _) in seen.items() if mine} == {n for n in ENDINGS if "with a handler that" in n}
+
+
+def test_sigterm_in_the_middle_of_log_loses_nothing(store_dir, scripts, lab):
+    """12 times at a random moment: killed, every acknowledged point there, no fault in the journal."""
+    done = scripts.run(
+        """
+        import json, os, random, signal, struct, time
+        import ailab
+
+        for trial in range(12):
+            acks = f"acks-{trial}"
+            child = os.fork()
+            if child == 0:
+                run = ailab.init(id=f"term-{trial}")
+                ack = os.open(acks, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+                i = 0
+                while True:
+                    run.log({"x": float(i)} if i % 2 else {"x": float("nan")}, step=i)
+                    os.write(ack, b"x")
+                    i += 1
+            while not os.path.exists(acks) or not os.path.getsize(acks):
+                time.sleep(0.001)
+            time.sleep(random.random() * 0.05)
+            os.kill(child, signal.SIGTERM)
+            _, status = os.waitpid(child, 0)
+            print(json.dumps([f"term-{trial}", os.path.getsize(acks), status]))
+        """
+    )
+    assert done.stderr == ""
+    catalogue = lab()
+    for line in done.stdout.splitlines():
+        run_id, acked, status = json.loads(line)
+        assert status == signal.SIGTERM
+        steps = points(store_dir, run_id)
+        assert steps == list(range(len(steps)))
+        assert acked <= len(steps) <= acked + 1
+        assert queries.get_run(catalogue, run_id).status == "killed"
+
+
+def test_a_stopped_process_goes_on_and_ends_as_it_ends(store_dir, scripts, lab):
+    """SIGSTOP is no end: the run is running meanwhile, and completed afterwards."""
+    process = scripts.start(
+        """
+        import sys, ailab
+        with ailab.init(id="stopped") as run:
+            print("ready", flush=True)
+            for i, line in enumerate(sys.stdin):
+                run.log({"a": float(i)})
+        """
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGSTOP)
+    assert queries.get_run(lab(), "stopped").status == "running"
+    process.send_signal(signal.SIGCONT)
+    process.communicate("a\nb\n", timeout=30)
+    found = queries.get_run(lab(), "stopped")
+    assert (found.status, found.final_metrics) == ("completed", {"a": 1.0})
+
+
+def test_a_killed_run_is_crashed_within_a_second(store_dir, scripts, lab):
+    """G17: on the same host nobody waits for a heartbeat that will not come; its end is its last sign of life."""
+    process = scripts.start(
+        """
+        import sys, ailab
+        run = ailab.init(id="gone")
+        run.log({"a": 1.0})
+        print("ready", flush=True)
+        sys.stdin.read()
+        """
+    )
+    assert process.stdout.readline() == "ready\n"
+    catalogue = lab()
+    assert queries.get_run(catalogue, "gone").status == "running"
+    process.kill()
+    process.wait()
+    start = time.monotonic()
+    catalogue.refresh()
+    found = queries.get_run(catalogue, "gone")
+    assert time.monotonic() - start < 1
+    assert (found.status, found.final_metrics) == ("crashed", {"a": 1.0})
+    assert found.ended_at >= found.started_at

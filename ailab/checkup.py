@@ -442,7 +442,7 @@ class _Look:
         status = "running" if isinstance(event, events.RunResumed) else None
         if isinstance(event, events.RunStarted | events.RunChanged | events.RunFinished):
             status = event.status
-        place = (envelope.clock, segment.name, envelope.seq)
+        place = (envelope.clock, segment.birth, envelope.seq)
         if status is not None and (envelope.run not in self._status or place >= self._status[envelope.run][0]):
             self._status[envelope.run] = (place, status)
 

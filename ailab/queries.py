@@ -659,7 +659,7 @@ def metric_points(lab: Lab, run_id: str, *, keys: Sequence[str] | None = None, m
     """
     get_run(lab, run_id)
     chosen = (
-        'SELECT key, step, "time", value, exact, seq FROM metrics '
+        'SELECT key, step, "time", value, exact, (clock, segment, seq) AS place FROM point_now '
         "WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key))"
     )
     values: dict[str, Any] = {"run": run_id, "keys": None if keys is None else list(keys)}
@@ -669,14 +669,14 @@ def metric_points(lab: Lab, run_id: str, *, keys: Sequence[str] | None = None, m
         chosen = f"""
             WITH numbered AS (
                 SELECT *, (row_number() OVER w - 1) * $buckets // count(*) OVER (PARTITION BY key) AS bucket
-                FROM ({chosen}) WINDOW w AS (PARTITION BY key ORDER BY step, seq)
+                FROM ({chosen}) WINDOW w AS (PARTITION BY key ORDER BY step, place)
             ), placed AS (
-                SELECT *, row_number() OVER (PARTITION BY key, bucket ORDER BY value, seq) AS low,
-                       row_number() OVER (PARTITION BY key, bucket ORDER BY value DESC, seq DESC) AS high FROM numbered
+                SELECT *, row_number() OVER (PARTITION BY key, bucket ORDER BY value, place) AS low,
+                       row_number() OVER (PARTITION BY key, bucket ORDER BY value DESC, place DESC) AS high FROM numbered
             )
-            SELECT key, step, "time", value, exact, seq FROM placed WHERE low = 1 OR high = 1
+            SELECT key, step, "time", value, exact, place FROM placed WHERE low = 1 OR high = 1
         """  # noqa: S608  (fixed fragments)
-    rows = lab.con.execute(f"SELECT * FROM ({chosen}) ORDER BY key, step, seq", values).fetchall()  # noqa: S608
+    rows = lab.con.execute(f"SELECT * FROM ({chosen}) ORDER BY key, step, place", values).fetchall()  # noqa: S608
     points = [MetricPoint(key=k, step=s, time=_text(t), value=_number(v), exact=e) for k, s, t, v, e, _ in rows]
     return Page(rows=points, total=total)
 

@@ -478,7 +478,9 @@ class Summary:
             kept: dict[str, Any] = {}
             for key, value in summary.items():
                 try:
-                    kept[key] = values.number(value, key=key)
+                    number = values.number(value, key=key)
+                    # the digits of a Decimal would read as a text: in a summary it is the nearest double
+                    kept[key] = float(number) if isinstance(number, str) and number[-1:].isdigit() else number
                 except RejectedError:
                     text, refused = values.parameters({key: value})
                     kept.update(text)

@@ -84,6 +84,7 @@ class Segment:
     """What a reader knows of one segment: how far it has read, and what it found. Feed it the file's bytes in order."""
 
     __slots__ = (
+        "_doubtful",
         "_missing",
         "crc",
         "footer",
@@ -112,6 +113,7 @@ class Segment:
         self.problems: list[DamageError] = []
         self.refused = False
         self._missing: set[int] = set()
+        self._doubtful = 0
         self.sha: Any = None
         if hashed:
             import hashlib
@@ -119,9 +121,14 @@ class Segment:
             self.sha = hashlib.sha256()
 
     @property
+    def birth(self) -> str:
+        """The name at birth, which events are known by, whatever the file is called now."""
+        return self.header.segment if self.header is not None else self.name
+
+    @property
     def run(self) -> str | None:
-        """The run that the name tells."""
-        return run_of_segment(self.name)
+        """The run that the name at birth tells."""
+        return run_of_segment(self.birth)
 
     def feed(self, data: bytes) -> list[Envelope]:
         """Take the next bytes of the file up to their last newline; return the events that are whole and right.
@@ -145,23 +152,32 @@ class Segment:
     def _check(self, line: bytes) -> Envelope | None:
         crc = stated_crc(line)
         if crc is None:
-            self._report(self._kind_of_bad(line), line)
+            self._report("bad-checksum", line)
+            self._doubtful += 1
             return None
         try:
             envelope = _decoder.decode(line)
         except (msgspec.DecodeError, RecursionError) as problem:
             self._report("bad-json", line, str(problem))
+            self._doubtful = 0
             return None
         if envelope.seq != self.seq and not self._out_of_order(envelope, line):
             return None
         if envelope.seq >= self.seq:
-            if envelope.prev != self.crc and envelope.seq == self.seq:
+            if envelope.seq == self.seq and envelope.prev != self.crc:
                 self._report("gap", line, "the line does not follow the one before it")
+            elif envelope.seq == self.seq:
+                self._clear_doubtful()
             self.seq, self.crc = envelope.seq + 1, crc
+        self._doubtful = 0
         return envelope
 
-    def _kind_of_bad(self, line: bytes) -> str:
-        return "torn-write" if _MARK not in line or not line.endswith(b"}") else "bad-checksum"
+    def _clear_doubtful(self) -> None:
+        """The line after the bad ones follows the last good one: its writer tore them off itself, and nothing is lost."""
+        start = len(self.problems) - self._doubtful
+        self.problems[start:] = [
+            DamageError("torn-write", path=p.path, line=p.line, offset=p.offset, detail=p.detail) for p in self.problems[start:]
+        ]
 
     def _out_of_order(self, envelope: Envelope, line: bytes) -> bool:
         """Judge a line whose seq is not the next one; say whether it is to be kept."""
@@ -233,7 +249,7 @@ def scan(path: str, *, mode: str = "tail-tolerant") -> Iterator[Envelope]:
             cut = data.rfind(b"\n") + 1
             found = segment.feed(data[:cut])
             rest = data[cut:]
-            damage = [p for p in segment.problems if p.kind != "torn-write" or segment.footer or mode == "strict"]
+            damage = [p for p in segment.problems if p.kind != "torn-write" or mode == "strict"]
             if damage and mode != "salvage":
                 raise damage[0]
             yield from found
@@ -296,7 +312,7 @@ class Tail:
 
     def _is_copy(self, segment: Segment) -> bool:
         """Whether another file with the same name at birth is being read; the one that kept its name counts."""
-        birth = segment.header.segment if segment.header else segment.name
+        birth = segment.birth
         if segment.name == birth or (birth not in self._births and not os.path.exists(self.store.segment_path(birth))):
             self._births.setdefault(birth, segment.name)
         if self._births.get(birth, birth) == segment.name:

@@ -93,7 +93,6 @@ class Lab:
         self.tail = Tail(store)
         self.runs: dict[str, RunFold] = {}
         self.projects: dict[str, ProjectFold] = {}
-        self.clock = -1
         self.refreshed_at = 0.0
         self._payload_problems: list[str] = []
         self._lock = threading.RLock()
@@ -183,7 +182,6 @@ class Lab:
 
     def _take(self, segment: Segment, line: Envelope, touched: set[str], touched_projects: set[str]) -> None:
         """Fold one event."""
-        self.clock = max(self.clock, line.clock)
         if line.run is None and not line.kind.startswith("project."):
             return
         told = tell(segment, line)
@@ -196,7 +194,7 @@ class Lab:
                 self._project(project).take(told, event)
                 touched_projects.add(project)
         except (msgspec.ValidationError, KeyError) as problem:
-            self._payload_problems.append(f"{line.kind} at {segment.name}:{line.seq} does not fit its kind: {problem}")
+            self._payload_problems.append(f"{line.kind} at {segment.birth}:{line.seq} does not fit its kind: {problem}")
 
     def _take_run(self, told: Told, line: Envelope, touched: set[str], touched_projects: set[str]) -> None:
         assert line.run is not None  # noqa: S101  (the caller has looked)
@@ -334,7 +332,7 @@ class Lab:
 
 
 def _event_row(segment: Segment, line: Envelope) -> EventRow:
-    return EventRow(segment.name, line.seq, line.at, line.clock, line.kind, line.run, line.by, line.via, line.data)
+    return EventRow(segment.birth, line.seq, line.at, line.clock, line.kind, line.run, line.by, line.via, line.data)
 
 
 def _shape(con: duckdb.DuckDBPyConnection, table: str) -> str:

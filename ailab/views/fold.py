@@ -93,14 +93,14 @@ def tell(segment: Segment, line: Envelope) -> Told:
     header = segment.header
     by = line.by if line.by is not None or header is None else header.by
     via = line.via if line.via is not None or header is None else header.via
-    return Told((line.clock, segment.name, line.seq), line.at, line.kind, by, via, segment)
+    return Told((line.clock, segment.birth, line.seq), line.at, line.kind, by, via, segment)
 
 
 class RunFold:
     """The state of one run."""
 
     __slots__ = (
-        "artifacts", "descriptions", "dropped", "edits", "ended", "fields", "final", "first_at", "host", "last_at", "metrics",
+        "artifacts", "clock", "descriptions", "dropped", "edits", "ended", "fields", "final", "first_at", "host", "last_at", "metrics",
         "origin", "params", "run_id", "segments", "started", "status", "summary", "tags", "trashed_files",
     )  # fmt: skip
 
@@ -122,6 +122,7 @@ class RunFold:
         self.status = Register()
         self.ended = Register()
         self.dropped = 0
+        self.clock = -1
         self.first_at: datetime | None = None
         self.last_at: datetime | None = None
 
@@ -129,9 +130,10 @@ class RunFold:
 
     def take(self, told: Told, data: msgspec.Raw) -> None:
         """Add one event. A kind without a handler changes nothing but the run's last sign of life."""
+        self.clock = max(self.clock, told.place[0])
         writer_is_run = told.segment.run == self.run_id
         if writer_is_run:
-            self.segments[told.segment.name] = told.segment
+            self.segments[told.segment.birth] = told.segment
             self.first_at = told.at if self.first_at is None else min(self.first_at, told.at)
             self.last_at = told.at if self.last_at is None else max(self.last_at, told.at)
         handler = _HANDLERS.get(told.kind)
@@ -275,7 +277,7 @@ class RunFold:
     def final_metrics(self) -> dict[str, Any]:
         """The value given at the end, over `run.summary`, over the last logged value, by metric."""
         found = {key: register.value for key, register in self.metrics.items()}
-        found.update({k: r.value for k, r in self.summary.items() if is_number(r.value)})
+        found.update({k: r.value for k, r in self.summary.items() if _is_number(r.value)})
         found.update({k: r.value for k, r in self.final.items()})
         return dict(sorted(found.items()))
 
@@ -393,19 +395,9 @@ class ProjectFold:
         }  # fmt: skip
 
 
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number as metrics are written: a number, a truth value, or a string of a number."""
-    if isinstance(value, bool | int | float):
-        return True
-    if not isinstance(value, str):
-        return False
-    if value in _NOT_FINITE:
-        return True
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return not value.strip().lower().lstrip("+-").startswith(("nan", "inf"))
+def _is_number(value: Any) -> bool:
+    """Whether a value set by hand is a number; a text of digits is a text."""
+    return value in _NOT_FINITE if isinstance(value, str) else isinstance(value, bool | int | float)
 
 
 def as_double(value: Any) -> float | None:

@@ -102,11 +102,14 @@ COMMENT ON COLUMN params.key IS 'name of the parameter; nested ones are joined w
 COMMENT ON COLUMN params.value IS 'its value as text; lists and objects as JSON';
 COMMENT ON COLUMN params.number IS 'its value as a number, where it is one';
 
-CREATE VIEW metrics AS
+-- point_now: every point with its step, and its place in the order of logging, which seq alone is only within a segment.
+CREATE VIEW point_now AS
 SELECT run_id, key,
        coalesce(step, row_number() OVER (PARTITION BY run_id, key ORDER BY clock, segment, seq) - 1) AS step,
-       "time", value, exact, seq
+       "time", value, exact, clock, segment, seq
 FROM point_table;
+
+CREATE VIEW metrics AS SELECT run_id, key, step, "time", value, exact, seq FROM point_now;
 COMMENT ON VIEW metrics IS 'one row per logged point';
 COMMENT ON COLUMN metrics.run_id IS 'the run''s id';
 COMMENT ON COLUMN metrics.key IS 'name of the metric';

@@ -37,6 +37,11 @@ class Segment:
     header: dict[str, Any] = field(default_factory=dict)
     sealed: bool = False
 
+    @property
+    def birth(self) -> str:
+        """The name at birth, which order, ids and run go by."""
+        return str(self.header.get("segment", self.name))
+
 
 @dataclass
 class Event:
@@ -48,7 +53,7 @@ class Event:
     @property
     def place(self) -> tuple[int, str, int]:
         """Edits are ordered by this."""
-        return self.line["clock"], self.segment.name, self.line["seq"]
+        return self.line["clock"], self.segment.birth, self.line["seq"]
 
     def told(self, name: str, default: str | None = None) -> str | None:
         """`by` or `via`: the line's, else the header's."""
@@ -149,7 +154,7 @@ def read_runs(store: Path) -> dict[str, dict[str, Any]]:
     runs = {}
     for run_id, its in events.items():
         if any(event.line["kind"] == "run.started" for event in its):
-            own = [segment for segment in segments if segment.name.split("_", 4)[4:] == [run_id]]
+            own = [segment for segment in segments if segment.birth.split("_", 4)[4:] == [run_id]]
             runs[run_id] = fold(sorted(its, key=lambda event: event.place))
             if runs[run_id]["status"] not in ENDS and all(writer_is_gone(store, segment) for segment in own):
                 runs[run_id]["status"] = "crashed"
@@ -189,7 +194,7 @@ def fold(events: list[Event]) -> dict[str, Any]:
                 before = sum(point[0] == key for point in run["points"])
                 run["points"].append((key, data.get("step", before), number(value)))
         _take_edit(run, kind, event)
-    summary = {key: value for key, value in last["summary.set"].items() if number(value) is not None}
+    summary = {key: value for key, value in last["summary.set"].items() if isinstance(value, int | float) or (isinstance(value, str) and value in SPECIAL)}
     given = {**last["metrics.logged"], **summary, **last["run.finished"]}
     run["final_metrics"] = {key: number(value) for key, value in given.items()}
     return run

@@ -29,7 +29,7 @@ import msgspec
 
 from . import __version__, events
 from .errors import StoreError, is_from_signal_handler
-from .segments import Envelope, Segment, Tail, encode_line, reason_of, scan, stated_crc, writer_alive
+from .segments import SILENCE_SECONDS, Envelope, Segment, Tail, encode_line, reason_of, scan, stated_crc, writer_alive
 from .store import segment_name
 
 if TYPE_CHECKING:
@@ -42,7 +42,18 @@ try:
 except ImportError:  # Windows: nothing here depends on flock, it only answers sooner
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Envelope", "Segment", "Tail", "Writer", "encode_line", "scan", "stated_crc", "sync_folder", "writer_alive"]
+__all__ = [
+    "SILENCE_SECONDS",
+    "Envelope",
+    "Segment",
+    "Tail",
+    "Writer",
+    "encode_line",
+    "scan",
+    "stated_crc",
+    "sync_folder",
+    "writer_alive",
+]
 
 SEGMENT_BYTES = 16 << 20
 SEGMENT_SECONDS = 3600.0
@@ -255,13 +266,13 @@ class Writer:
             self._lost = [0, "", None, None]
 
     def _write(self, late: _Late, *, last: bool = False) -> str:
+        self._soil()  # first: a signal handler that logs from here on must not take the seq that this line gets
         fd, seq, prev, lead, _ = self._get()
         line = events.Line(seq, datetime.now(_UTC), seq + lead, late.event.kind, late.run, late.by, late.via, late.event, prev, 0)
         try:
             data, crc = encode_line(line)
         except UnicodeEncodeError:  # a name or text with lone surrogates, as the file system hands out
             data, crc = encode_line(msgspec.structs.replace(line, data=_without_surrogates(msgspec.to_builtins(late.event))))
-        self._soil()
         self._put_bytes(fd, b"\n" + data if self._torn else data)
         self._torn = False
         # with `durable` the fast path is never taken: its call would return before the flush; and none is taken after a footer
@@ -355,7 +366,10 @@ class Writer:
         return fd
 
     def _recover(self) -> None:
-        """Read back the last whole line: after an interrupt or a failed write the file is the truth."""
+        """Read back the last whole line: after an interrupt or a failed write the file is the truth.
+
+        A line that lacks only its newline is whole; the newline that goes before the next line ends it.
+        """
         fd, *_ = self._get()
         size = os.fstat(fd).st_size
         start, tail = size, b""
@@ -363,7 +377,7 @@ class Writer:
             step = min(start, max(1 << 16, len(tail)))
             start -= step
             tail = os.pread(fd, step, start) + tail
-            for line in reversed(tail.split(b"\n")[1 if start else 0 : -1]):
+            for line in reversed(tail.split(b"\n")[1 if start else 0 :]):
                 crc = stated_crc(line)
                 if crc is not None:
                     self._torn = not tail.endswith(b"\n")
@@ -393,6 +407,7 @@ class Writer:
         """Write the footer and flush; the segment never changes again."""
         import hashlib
 
+        self._soil()
         fd, seq, *_ = self._get()
         digest, offset = hashlib.sha256(), 0
         if self._torn:

@@ -100,8 +100,8 @@ class RunFold:
     """The state of one run."""
 
     __slots__ = (
-        "artifacts", "clock", "descriptions", "dropped", "edits", "ended", "fields", "final", "first_at", "host", "last_at", "metrics",
-        "origin", "params", "run_id", "segments", "started", "status", "summary", "tags", "trashed_files",
+        "artifacts", "clock", "descriptions", "dropped", "edits", "fields", "final", "first_at", "last_at",
+        "metrics", "origin", "params", "run_id", "segments", "started", "status", "summary", "tags", "trashed_files",
     )  # fmt: skip
 
     def __init__(self, run_id: str) -> None:
@@ -120,7 +120,6 @@ class RunFold:
         self.origin = Register()
         self.started = Register()
         self.status = Register()
-        self.ended = Register()
         self.dropped = 0
         self.clock = -1
         self.first_at: datetime | None = None

@@ -175,13 +175,18 @@ def named(request: Request[Any, Any, Any], name: str) -> str:
 
 
 async def read_body(request: Request[Any, Any, Any], shape: type[T]) -> T:
-    """Read a request's body into a Struct.
+    """Read a request's body into a Struct; see `decode_body`."""
+    return decode_body(await request.body(), shape)
+
+
+def decode_body(body: bytes, shape: type[T]) -> T:
+    """Decode a body into a Struct.
 
     Raises:
         FilterError: it is no JSON, or has another shape; says where.
     """
     try:
-        return msgspec.json.decode(await request.body(), type=shape)
+        return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as problem:
         sentence, _, place = str(problem).partition(" - at `$")
         where = "body" + place.rstrip("`")

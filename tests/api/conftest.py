@@ -150,10 +150,10 @@ class Live:
         """Send an object as JSON."""
         return self.ask(method, path, headers, json.dumps(content).encode())
 
-    def end(self):
-        """Terminate the server; (exit code, what it wrote to standard error)."""
+    def end(self, by=signal.SIGTERM):
+        """End the server by a signal; (exit code, what it wrote to standard error)."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(by)
         try:
             _, err = self.process.communicate(timeout=15)
         except subprocess.TimeoutExpired:

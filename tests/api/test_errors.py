@@ -201,6 +201,20 @@ def test_a_body_says_where_it_does_not_fit(server):
     assert "unknown field `id`" in found["detail"]
 
 
+def test_a_deep_body_is_refused_whatever_its_shape():
+    """A Struct that takes any value is no way to the recursion limit."""
+    import msgspec
+
+    from ailab.errors import FilterError
+    from ailab_api.contract import decode_body
+
+    shape = msgspec.defstruct("Anything", [("a", object)])
+    for body in (b'{"a":' + b"[" * 100_000, b'{"a":' * 100_000, b'{"b":' + b'{"c":' * 100_000):
+        with pytest.raises(FilterError) as caught:
+            decode_body(body, shape)
+        assert caught.value.where == "body"
+
+
 @pytest.mark.parametrize(("method", "path"), BODIES)
 def test_a_body_that_is_too_large_is_413(server, method, path):
     """More than 8 MiB is refused, told by its length or not."""

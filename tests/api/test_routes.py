@@ -426,6 +426,28 @@ def test_only_loopback_is_served(tmp_path, host):
     assert not (tmp_path / "lab").exists()
 
 
+def test_an_interrupt_is_the_usual_end(start, tmp_path):
+    """Ctrl-C ends the server in order: exit code 0, no traceback."""
+    live = start(dir=tmp_path / "lab")
+    assert live.end(by=signal.SIGINT) == (0, "")
+
+
+def test_reloading_serves_and_ends(start, tmp_path):
+    """With reload=True a watching process and a serving one answer at the same URL, on the same store, and end together."""
+    source = """
+import os, signal, sys, threading
+from ailab_api.app import serve
+threading.Thread(target=lambda: (sys.stdin.buffer.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+serve(port=0, dir=sys.argv[1], reload=True, announce=lambda url: print(url, flush=True))
+"""
+    live = start(dir=tmp_path / "lab", source=source)
+    assert live.get("/health").status == 200
+    assert (tmp_path / "lab" / "ailab-store.json").exists()
+    assert live.end() == (0, "")
+    with pytest.raises(ConnectionRefusedError):
+        live.connect()
+
+
 def test_importing_the_app_opens_nothing(tmp_path):
     """The ASGI path `ailab_api.app:app` can be imported anywhere: no store is made or opened before the server starts."""
     source = "import os, ailab_api.app; assert callable(ailab_api.app.app); print(os.listdir('.'))"
@@ -464,6 +486,7 @@ def test_the_document_describes_every_route(routes):
         assert all(p.get("description") and p.get("example") for p in operation.get("parameters", [])), template
         (good,) = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
         assert all(content.get("example") for content in good["content"].values()), template
+        assert all("schema" in header for header in good.get("headers", {}).values()), template
         assert ("requestBody" in operation) == (verb in {"POST", "PATCH"}), template
 
 

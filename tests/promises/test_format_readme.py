@@ -220,11 +220,11 @@ def test_a_copy_counts_while_its_original_is_gone(segment):
         with ailab.connect(lab) as con:
             seen = con.execute("SELECT DISTINCT segment FROM events").fetchall()
             assert [problem.kind for problem in con.lab.tail.problems] == ["duplicate"] * (len(list(path.parent.iterdir())) - 1)
-        return [s.name for s in reader.read_segments(lab)], [name for (name,) in seen]
+        return [(s.name, s.birth) for s in reader.read_segments(lab)], [name for (name,) in seen]
 
-    assert counted() == ([path.stem], [path.stem])
+    assert counted() == ([(path.stem, path.stem)], [path.stem])
     path.unlink()
-    assert counted() == (["aaa"], ["aaa"])
+    assert counted() == ([("aaa", path.stem)], [path.stem])
 
 
 def test_a_segment_of_a_newer_format_is_not_read(segment):

@@ -242,7 +242,11 @@ def test_a_changed_byte_is_named_and_costs_its_own_line(store):
             [("gap", 6), ("gap", 7), ("bad-checksum", -1)],
             id="swapped",
         ),
-        pytest.param(lambda lines: [*lines[:5], lines[5][:20] + b"\n", *lines[6:]], [("gap", 7), ("gap", -1)], id="cut"),
+        pytest.param(
+            lambda lines: [*lines[:5], lines[5][:20] + b"\n", *lines[6:]],
+            [("bad-checksum", 6), ("gap", 7), ("gap", -1)],
+            id="cut",
+        ),
         pytest.param(lambda lines: [*lines, b"more"], [("gap", "end")], id="behind the footer"),
     ],
 )

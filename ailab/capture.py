@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from .errors import is_from_signal_handler
 from .redaction import plain_text, redact, redact_argv, sentence, valid_text, without_credentials, word_set
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def process_start(pid: int) -> float | None:
         return _process_start_by_psutil(pid)
     try:
         stat = _head(f"/proc/{pid}/stat", 4096)
-    except OSError:
+    except OSError as problem:
+        if is_from_signal_handler(problem):  # a time limit of the caller's, which is a TimeoutError, is no answer
+            raise
         return None
     # The second field is the name in brackets and may hold blanks and brackets itself; what follows is field 3 onwards.
     fields = stat.rpartition(b")")[2].split()

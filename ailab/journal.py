@@ -515,7 +515,9 @@ def _take_lock(fd: int) -> None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # a reader's probe, which lasts microseconds
             time.sleep(0.001)
-        except OSError:  # ENOLCK, EOPNOTSUPP: no flock here
+        except OSError as problem:  # ENOLCK, EOPNOTSUPP: no flock here
+            if is_from_signal_handler(problem):
+                raise
             return
         else:
             return

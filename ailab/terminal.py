@@ -409,6 +409,7 @@ def _value(value: Any) -> str:
 
 def overview(screen: Screen, run: RunDetail, curves: Mapping[str, Sequence[float]]) -> None:
     """All about one run but its points, diff and packages."""
+    error = (run.error or "").strip()
     screen.show(title(run))
     git = " ".join(part for part in (run.git_hash, run.git_branch and f"({run.git_branch})", run.git_remote) if part)
     screen.facts(
@@ -421,7 +422,7 @@ def overview(screen: Screen, run: RunDetail, curves: Mapping[str, Sequence[float
             ("tags", tags(run.tags)),
             ("note", run.note),
             ("description", run.description),
-            ("error", Text(one_line(run.error.strip().splitlines()[-1]), style="red") if (run.error or "").strip() else None),
+            ("error", Text(one_line(error.splitlines()[-1]), style="red") if error else None),
             ("started", f"{moment(run.started_at)} UTC, ran {duration(run.duration_s)}"),
             ("by", "@".join(part for part in (run.user, run.host) if part)),
             ("command", run.command),

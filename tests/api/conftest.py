@@ -155,10 +155,10 @@ class Live:
         if self.process.poll() is None:
             self.process.send_signal(by)
         try:
-            _, err = self.process.communicate(timeout=15)
+            self.process.wait(timeout=15)  # before its standard input closes, which would end it too
         except subprocess.TimeoutExpired:
             self.process.kill()
-            _, err = self.process.communicate()
+        _, err = self.process.communicate()
         return self.process.returncode, err.decode()
 
 

@@ -145,7 +145,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(store_dir, scripts, lab):
 
 
 def test_kill_9_within_a_write_tears_one_line_at_most(tmp_path, scripts):
-    """G1, short: 15 kills of a writer of lines of up to half a megabyte; a torn line is the last one, and was not acknowledged."""
+    """G1, short: 15 kills of a writer of lines up to half a megabyte; a torn line is the last, and not acknowledged."""
     found = judge(tmp_path / "s", trials_of(scripts, tmp_path / "s", "wide", 15))
     assert {name: found[name] for name in FAULTLESS} == FAULTLESS
 

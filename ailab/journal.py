@@ -345,7 +345,8 @@ class Writer:
         try:
             fd = self._create(name)
         except OSError as problem:
-            self._retry = (time.monotonic() + RETRY_SECONDS, (problem.errno, problem.strerror, problem.filename))
+            if not is_from_signal_handler(problem):
+                self._retry = (time.monotonic() + RETRY_SECONDS, (problem.errno, problem.strerror, problem.filename))
             raise
         self.name, self._pid, self._opened_at, self._torn = name, pid, time.monotonic(), False
         self._header, self._forked_from, self._retry = header, None, None

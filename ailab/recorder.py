@@ -362,13 +362,29 @@ def _at_exit() -> None:
             run.finish(_exit.get("status"), error=_exit.get("error"))
 
 
+class _Leaving:
+    """Goes with a SystemExit, and dies with it: in some code that has caught it, or, without a caller, as the process ends."""
+
+    __slots__ = ("end",)
+
+    def __init__(self, problem: SystemExit) -> None:
+        self.end = end_of(problem)
+
+    def __del__(self) -> None:
+        if sys._getframe().f_back is None:
+            _exit["status"], _exit["error"] = self.end
+
+
 def _watch_exceptions() -> None:
     """Learn how the script ends: by an exception, or by `sys.exit` with a code, which nothing tells at exit."""
     before, leave = sys.excepthook, sys.exit
 
     def exit_(code: Any = None, /) -> Any:
-        _exit["status"], _exit["error"] = end_of(SystemExit(code))
-        leave(code)
+        try:
+            leave(code)
+        except SystemExit as problem:
+            problem.ailab_leaving = _Leaving(problem)  # type: ignore[attr-defined]
+            raise
 
     sys.exit = exit_
 
@@ -403,7 +419,7 @@ def _watch_signals() -> None:
                 before(number, frame)
             except SystemExit as ending:
                 ending.ailab_signal = "SIGTERM"  # type: ignore[attr-defined]  # read by end_of
-                _exit["status"], _exit["error"] = "killed", "SIGTERM"
+                ending.ailab_leaving = _Leaving(ending)  # type: ignore[attr-defined]
                 raise
             return
         for run in list(open_runs.values()):

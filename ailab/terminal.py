@@ -11,6 +11,7 @@ import csv
 import io
 import math
 import os
+import re
 import sys
 from collections import Counter
 from datetime import datetime, timezone
@@ -66,6 +67,7 @@ _SQL_NUMBERS = (
 _ID_LENGTH = 26
 _SHORT_LENGTH = 8
 _NAN = math.nan
+_TRAILING = re.compile(r" +(\x1b\[0m)? *$", re.MULTILINE)
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ class Screen:
         """Print one thing; no line ends in spaces."""
         with self.console.capture() as held:
             self.console.print(thing)
-        sys.stdout.write("\n".join(line.rstrip(" ") for line in held.get().split("\n")))
+        sys.stdout.write(_TRAILING.sub(r"\1", held.get()))
 
     def raw(self, text: str) -> None:
         """Print text that is data: as it is, but on a terminal without what could steer it."""
@@ -281,7 +283,7 @@ class Screen:
 
     def _fit(self, columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
         """Which columns are shown, and how wide: the most wanted first, then what is left over goes to those that are cut."""
-        there = [column for column in columns if column.natural or not column.rank]
+        there = list(columns)
         if not self.terminal:
             self.left_out = []
             return [(column, column.natural) for column in there]
@@ -332,20 +334,24 @@ def runs(
     param_columns = [
         Column(key, [cell(params[row.run_id].get(key)) for row in rows], rank=4 + 2 * i, limit=20) for i, key in enumerate(keys)
     ]
-    screen.table(
-        [
-            Column("run", [cell(short_id(row.run_id), "dim") for row in rows]),
-            Column("name", [cell(row.name, "bold") for row in rows], limit=28),
-            Column("status", [status(row.status) for row in rows], rank=1),
-            *metric_columns,
-            *param_columns,
-            Column("project", [cell(row.project) for row in rows], rank=8, limit=16),
-            Column("dataset", [cell(row.dataset_id) for row in rows], rank=7, limit=16),
-            Column("tags", [cell(tags(row.tags)) for row in rows], rank=10, limit=16),
-            Column("age", [cell(age(row.timestamp)) for row in rows], rank=2, right=True),
-            Column("note", [cell(row.note) for row in rows], rank=11, limit=20),
-        ]
-    )
+    columns = [
+        Column("run", [cell(short_id(row.run_id), "dim") for row in rows]),
+        Column("name", [cell(row.name, "bold") for row in rows], limit=28),
+        Column("status", [status(row.status) for row in rows], rank=1),
+        *metric_columns,
+        *param_columns,
+        Column("project", [cell(row.project) for row in rows], rank=8, limit=16),
+        Column("dataset", [cell(row.dataset_id) for row in rows], rank=7, limit=16),
+        Column("tags", [cell(tags(row.tags)) for row in rows], rank=10, limit=16),
+        Column("age", [cell(age(row.timestamp)) for row in rows], rank=2, right=True),
+        Column("note", [cell(row.note) for row in rows], rank=11, limit=20),
+    ]
+    screen.table(_filled(columns))
+
+
+def _filled(columns: Sequence[Column]) -> list[Column]:
+    """Columns that have to be there, and those that have anything to say."""
+    return [column for column in columns if not column.rank or any(text.plain for text in column.cells)]
 
 
 def _main_metrics(rows: Sequence[RunSummaryView], first: Sequence[str], most: int = 4) -> list[str]:
@@ -698,7 +704,7 @@ def leaderboard(screen: Screen, rows: Sequence[LeaderboardRow]) -> None:
         Column("age", [cell(age(row.timestamp)) for row in rows], rank=4, right=True),
         Column("note", [cell(row.note) for row in rows], rank=6, limit=20),
     ]
-    screen.table(columns)
+    screen.table(_filled(columns))
 
 
 def acted(screen: Screen, run: RunDetail) -> None:

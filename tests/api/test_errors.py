@@ -270,7 +270,7 @@ def test_a_store_that_cannot_be_written_is_503(start, tmp_path):
     source = """
 import os, resource, signal, sys, threading
 from ailab_api.app import serve
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 serve(port=0, dir=sys.argv[1], announce=lambda url: os.write(1, url.encode() + b"\\n"))
@@ -322,7 +322,7 @@ from ailab_api.app import serve
 def broken(*given):
     raise ZeroDivisionError(f"secret of {__file__ if '__file__' in globals() else '/etc/passwd'}")
 queries.known_metrics = broken
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
 serve(port=0, dir=sys.argv[1], announce=lambda url: print(url, flush=True))
 """
     live = start(dir=tmp_path / "lab", source=source)

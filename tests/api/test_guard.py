@@ -22,7 +22,7 @@ UNGUARDED = """
 import os, signal, socket, sys, threading, uvicorn
 from litestar import Litestar
 from ailab_api.app import create_app
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
 server = create_app(sys.argv[1])
 async def app(scope, receive, send):
     await Litestar.__call__(server, scope, receive, send)

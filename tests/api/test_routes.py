@@ -427,8 +427,14 @@ def test_only_loopback_is_served(tmp_path, host):
 
 
 def test_an_interrupt_is_the_usual_end(start, tmp_path):
-    """Ctrl-C ends the server in order: exit code 0, no traceback."""
-    live = start(dir=tmp_path / "lab")
+    """Ctrl-C ends the server in order: serve returns, exit code 0, no traceback."""
+    source = """
+import sys
+from ailab_api.app import serve
+serve(port=0, dir=sys.argv[1], announce=lambda url: print(url, flush=True))
+"""
+    live = start(dir=tmp_path / "lab", source=source)
+    assert live.get("/health").status == 200
     assert live.end(by=signal.SIGINT) == (0, "")
 
 
@@ -437,7 +443,7 @@ def test_reloading_serves_and_ends(start, tmp_path):
     source = """
 import os, signal, sys, threading
 from ailab_api.app import serve
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
 serve(port=0, dir=sys.argv[1], reload=True, announce=lambda url: print(url, flush=True))
 """
     live = start(dir=tmp_path / "lab", source=source)
@@ -461,7 +467,7 @@ def test_any_asgi_server_can_run_it(start, store):
     """The module's `app` is complete: guard, routes, store from AILAB_DIR."""
     source = """
 import os, signal, socket, sys, threading, uvicorn
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
 listener = socket.create_server(("127.0.0.1", 0))
 print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
 uvicorn.Server(uvicorn.Config("ailab_api.app:app", log_level="warning")).run(sockets=[listener])

@@ -172,17 +172,37 @@ def test_a_living_writer_is_live_and_its_torn_tail_normal(store, scripts):
 
         run = ailab.start_run(dir=sys.argv[1])
         run.log({"loss": 1.0})
+        run._captured.join()  # nothing more is written
         print("ready", flush=True)
         sys.stdin.readline()
         """,
         store,
     )
     assert process.stdout.readline() == "ready\n"
-    with open(segments(store)[-1], "ab") as file:
+    path = segments(store)[-1]
+    with open(path, "ab") as file:
         file.write(b'{"seq":9')
     now = checkup.examine(str(store))
     assert (now.live, now.runs["running"]) == (1, 1)
-    assert not [f for f in now.findings if "torn" in f.what]
+    assert not [f for f in now.findings if str(path) in f.where]
+
+
+def test_a_run_that_ends_while_it_is_read_is_no_damage(store, monkeypatch):
+    """Its last lines come between our look at the file and our look at its writer: it is read to its footer."""
+    run = ailab.start_run(id="ending", dir=store)
+    for step in range(5):
+        run.log({"loss": 1.0}, step=step)
+
+    def alive(segment):
+        if segment.run == "ending":
+            run.finish()
+        return journal.writer_alive(segment)
+
+    monkeypatch.setattr(checkup, "writer_alive", alive)
+    now = checkup.examine(str(store))
+    assert (now.sealed, now.live, now.unsealed) == (5, 0, 1)
+    assert now.runs == {"completed": 4, "crashed": 1, "failed": 1}
+    assert now.healthy
 
 
 def test_duckdb_is_not_needed(made, scripts):

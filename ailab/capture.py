@@ -89,7 +89,9 @@ def user_name() -> str:
         import pwd  # not on Windows
 
         return valid_text(pwd.getpwuid(os.getuid()).pw_name)
-    except (ImportError, LookupError, OSError):
+    except (ImportError, LookupError, OSError) as problem:
+        if is_from_signal_handler(problem):
+            raise
         return f"uid-{os.getuid()}" if hasattr(os, "getuid") else "unknown"
 
 

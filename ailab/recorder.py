@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from .settings import Settings
 
+FORK_WAIT_SECONDS = 5.0
+"""How long a fork waits at most for the capture of environment and code that is under way."""
 BEAT_SECONDS = 15.0
 """A writer that said nothing for so long says that it is there."""
 
@@ -333,8 +335,20 @@ def _register(run: Run) -> None:
     threading.Thread(target=_beat, name="ailab-heartbeat", daemon=True).start()
     if first:
         atexit.register(_at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=_before_fork)
         _watch_exceptions()
         _watch_signals()
+
+
+def _before_fork() -> None:
+    """Let a capture end first: its imports hold locks, and a child that is forked meanwhile would wait for them for ever."""
+    import threading
+
+    for run in list(open_runs.values()):
+        thread = run._captured
+        if thread is not None and run._pid == os.getpid() and thread is not threading.current_thread():
+            thread.join(FORK_WAIT_SECONDS)
 
 
 def _beat() -> None:

@@ -64,6 +64,15 @@ class Edit(msgspec.Struct, frozen=True):
         return f"{self.place[1]}:{self.place[2]}"
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """A status that an event gave to the run."""
+
+    place: Place
+    at: datetime
+    status: str
+    error: str | None
+
+
 class Artifact(msgspec.Struct, frozen=True):
     """One version of a file of a run."""
 
@@ -101,7 +110,7 @@ class RunFold:
 
     __slots__ = (
         "artifacts", "clock", "descriptions", "dropped", "edits", "fields", "final", "first_at", "last_at",
-        "metrics", "origin", "params", "run_id", "segments", "started", "status", "summary", "tags", "trashed_files",
+        "metrics", "openings", "origin", "params", "run_id", "segments", "standings", "started", "summary", "tags", "trashed_files",
     )  # fmt: skip
 
     def __init__(self, run_id: str) -> None:
@@ -119,7 +128,8 @@ class RunFold:
         self.segments: dict[str, Segment] = {}
         self.origin = Register()
         self.started = Register()
-        self.status = Register()
+        self.openings: list[Standing] = []
+        self.standings: list[Standing] = []
         self.dropped = 0
         self.clock = -1
         self.first_at: datetime | None = None
@@ -162,7 +172,7 @@ class RunFold:
 
     def _on_started(self, told: Told, event: events.RunStarted) -> None:
         self.started.first(told.place, (told.at, event.command))
-        self.status.last(told.place, (event.status, told.at, None))
+        self.openings.append(Standing(told.place, told.at, event.status, None))
         for field in ("name", "project", "group", "parent", "dataset", "wandb_url", "description", "seed", "environment", "code"):
             value = getattr(event, field)
             if value not in {None, ""}:
@@ -171,7 +181,7 @@ class RunFold:
         self._take_tags(told, event.tags, shown=False)
 
     def _on_resumed(self, told: Told, event: events.RunResumed) -> None:
-        self.status.last(told.place, ("running", told.at, None))
+        self.openings.append(Standing(told.place, told.at, "running", None))
         for field in ("environment", "code"):
             if getattr(event, field) is not None:
                 self._set(told, field, getattr(event, field), shown=False)
@@ -183,7 +193,7 @@ class RunFold:
             if value is not None:
                 self._set(told, field, value, shown=told.segment.run != self.run_id)
         if event.status is not None:
-            self.status.last(told.place, (event.status, told.at, None))
+            self.standings.append(Standing(told.place, told.at, event.status, None))
             self._edit(told, "status", event.status, shown=True)
 
     def _on_params(self, told: Told, event: events.ParametersAdded) -> None:
@@ -215,7 +225,7 @@ class RunFold:
         self._edit(told, f"artifacts.{event.path}", "there", shown=True)
 
     def _on_finished(self, told: Told, event: events.RunFinished) -> None:
-        self.status.last(told.place, (event.status, told.at, event.error))
+        self.standings.append(Standing(told.place, told.at, event.status, event.error))
         for key, value in event.final_metrics.items():
             self.final.setdefault(key, Register()).last(told.place, value)
 
@@ -271,7 +281,17 @@ class RunFold:
     @property
     def open(self) -> bool:
         """Whether the run has not ended by its events, so that its writer's life decides."""
-        return self.exists and self.status.value[0] not in ENDED
+        return self.exists and self.standing().status not in ENDED
+
+    def standing(self) -> Standing:
+        """The status that holds: the last one set, where a start or resumption counts only if no end came after it by time.
+
+        Several processes may write one run at once. None sees the clocks of the others, so one that joined early may have a
+        later place than the end that the run's own process wrote.
+        """
+        ends = [s.at for s in self.standings if s.status in ENDED]
+        opened = [s for s in self.openings if not ends or s.at > max(ends)]
+        return max([*opened, *self.standings], key=lambda s: s.place)
 
     def final_metrics(self) -> dict[str, Any]:
         """The value given at the end, over `run.summary`, over the last logged value, by metric."""
@@ -317,17 +337,17 @@ class RunFold:
 
     def row(self) -> dict[str, Any]:
         """The run as one row of `run_table`."""
-        status, changed_at, error = self.status.value
+        standing = self.standing()
         started_at, command = self.started.value
         origin = self.origin.value
         project = self.get("project")
         return {
             "run_id": self.run_id, "name": self.get("name", ""), "project_id": project and events.project_id(project),
-            "status": status, "started_at": started_at, "ended_at": changed_at if status in ENDED else None,
+            "status": standing.status, "started_at": started_at, "ended_at": standing.at if standing.status in ENDED else None,
             "last_at": self.last_at, "user": origin and origin.user, "host": origin and origin.host, "seed": self.get("seed"),
             "group": self.get("group"), "parent_run_id": self.get("parent"), "dataset_id": self.get("dataset"),
             "environment_id": self.get("environment"), "code_id": self.get("code"), "command": command,
-            "wandb_url": self.get("wandb_url"), "note": self.get("note"), "description": self.get("description"), "error": error,
+            "wandb_url": self.get("wandb_url"), "note": self.get("note"), "description": self.get("description"), "error": standing.error,
             "trashed": bool(self.get("trashed", False)), "protected": bool(self.get("protected", False)), "dropped": self.dropped,
             "params": {k: r.value for k, r in sorted(self.params.items())}, "metrics": self.final_metrics(),
             "goals": {k: r.value.goal for k, r in self.descriptions.items() if r.value.goal},

@@ -7,6 +7,7 @@ before; an action brings the catalogue up to date before and after, so what was 
 from __future__ import annotations
 
 import errno
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ailab.actions import Actions
@@ -15,8 +16,11 @@ from ailab.store import find_store, open_store
 from ailab.views import Lab
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from litestar import Request
 
+    from ailab.queries import RunDetail
     from ailab.settings import Settings
 
 MAX_AGE_S = 0.2
@@ -35,7 +39,7 @@ class Catalogue:
     def __init__(self, setting: Settings) -> None:
         self.project = setting.installation
         self._lab = Lab(open_store(setting.dir or find_store(), create=True))
-        self.actions = Actions(self._lab, via="http")
+        self._actions = Actions(self._lab, via="http")
         self.lab()
 
     def lab(self) -> Lab:
@@ -44,18 +48,29 @@ class Catalogue:
         Raises:
             StoreError: the store's files cannot be read now.
         """
-        try:
+        with self._naming_the_store():
             self._lab.refresh(MAX_AGE_S)
+        return self._lab
+
+    def note(self, run_id: str, text: str) -> RunDetail:
+        """Set the note of a run; see `Actions.note`."""
+        with self._naming_the_store():
+            return self._actions.note(run_id, text)
+
+    @contextmanager
+    def _naming_the_store(self) -> Iterator[None]:
+        """Turn an error of the operating system into one that says what it means: the store cannot be read now."""
+        try:
+            yield
         except AilabError:
             raise
         except OSError as problem:
             code = errno.errorcode.get(problem.errno or 0, "OSError")
             raise StoreError(f"the store cannot be read ({code})", path=self._lab.store.path) from problem
-        return self._lab
 
     def close(self) -> None:
         """Seal the writer's segment and let go of the catalogue."""
-        self.actions.close()
+        self._actions.close()
         self._lab.close()
 
 

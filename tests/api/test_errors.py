@@ -13,7 +13,7 @@ import sys
 import time
 
 import pytest
-from conftest import environment, read_answer
+from live import environment, read_answer
 
 FIELDS = ["type", "title", "status", "detail", "instance", "where", "hint", "nearest"]
 
@@ -293,6 +293,7 @@ def test_a_store_that_cannot_be_read_is_503(start, tmp_path):
     time.sleep(0.25)  # longer than an answer may be old
     answer = live.get("/runs")
     problem(answer, 503, "store", detail="the store cannot be read (ENOTDIR): lab")
+    problem(live.send("PATCH", "/runs/run-1/note", {"note": "x"}), 503, "store")
     (path / "segments").unlink()
     (path / "elsewhere").rename(path / "segments")
     assert [run["run_id"] for run in live.get("/runs").json()] == ["run-1"]

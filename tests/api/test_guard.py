@@ -6,7 +6,7 @@ import asyncio
 import re
 
 import pytest
-from conftest import read_answer
+from live import read_answer
 
 SECURITY = {
     "x-content-type-options": "nosniff",

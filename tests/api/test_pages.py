@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from urllib.parse import quote
 
 import pytest
-from conftest import NASTY, environment
+from live import NASTY, environment
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 RUN_PAGES = ["/runs/run-a", "/runs/run-b", "/runs/run-c", "/runs/run-x", "/runs/run-w"]
@@ -172,6 +172,7 @@ def test_a_runs_page_shows_everything(server):
         assert words in found.text, words
     assert found.elements.count("svg") == 2
     assert "/artifacts/run-a/download/checkpoints/model.joblib" in found.links
+    assert ("src", "/artifacts/run-a/download/plots/plot.png") in found.attributes
     assert f"ValueError: {NASTY} Traceback" in page(server, "/runs/run-c").text
 
 

@@ -10,7 +10,7 @@ import subprocess
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import ROOT
+from live import ROOT
 
 README = (ROOT / "api" / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

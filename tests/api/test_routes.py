@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote
 
 import msgspec
 import pytest
-from conftest import BIG, environment, read_answer
+from live import BIG, environment, read_answer
 
 from ailab import queries
 from ailab.errors import RefusedError, SettingError
@@ -210,14 +210,14 @@ def test_files_of_a_run(server, lab):
     """GET /artifacts/{id} lists the files, each with the address of its bytes."""
     answer = server.get("/artifacts/run-a")
     assert answer.json() == plain(queries.list_artifacts(lab, "run-a"))
-    assert answer.header("x-total-count") == "5"
+    assert answer.header("x-total-count") == "6"
     assert len(server.get("/artifacts/run-a?limit=2").json()) == 2
 
 
 def test_every_file_downloads_from_its_address(server):
     """The bytes behind each `url` have the size and SHA-256 that the list says, whatever characters the name has."""
     files = server.get("/artifacts/run-a").json() + server.get("/artifacts/run-x").json()
-    assert len(files) == 6
+    assert len(files) == 7
     for file in files:
         answer = server.get(file["url"])
         assert answer.status == 200, file
@@ -236,6 +236,7 @@ def test_every_file_downloads_from_its_address(server):
         ("metrics.csv", "text/csv; charset=utf-8"),
         ("checkpoints/model.joblib", "application/octet-stream"),
         ("page.html", "application/octet-stream"),
+        ("plots/plot.png", "image/png"),
     ],
 )
 def test_no_file_is_rendered_as_a_page(server, path, kind):
@@ -274,14 +275,14 @@ def resident(pid):
 def test_a_note_is_there_at_once_and_the_one_before_stays(server):
     """PATCH …/note answers with the run as it is then; the next question sees it, and both versions are among the changes."""
     before = len(server.get("/runs/run-w/changes").json())
-    for text in ("one", "two", "ünïcode ☃ \U0001f9ea\nsecond line"):
+    for text in ("\x00 \x1b \uffff", "one", "two", "ünïcode ☃ \U0001f9ea\nsecond line"):
         answer = server.send("PATCH", "/runs/run-w/note", {"note": text})
         assert (answer.status, answer.json()["note"]) == (200, text)
         assert server.get("/runs/run-w").json() == answer.json()
         assert server.get("/runs?q=run-w").json()[0]["note"] == text
     changes = server.get("/runs/run-w/changes").json()
     assert [(c["old"], c["new"], c["via"]) for c in changes[:2]] == [("two", text, "http"), ("one", "two", "http")]
-    assert len(changes) == before + 3
+    assert len(changes) == before + 4
 
 
 def test_a_note_of_a_million_characters_fits(server):

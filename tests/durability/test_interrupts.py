@@ -93,7 +93,7 @@ def storm(scripts, store_dir, what, *, wanted, rotate):
     found = json.loads(result.read_text())
     steps = points(store_dir, "storm")
     counts = {name: found[name] for name in ("raised", "caught", "inside", "ignored")}
-    print(counts, len(steps), "points", len(found["acknowledged"]), "acknowledged")
+    print(what, counts, len(steps), "points", len(found["acknowledged"]), "acknowledged")
     assert done.stderr == ""
     assert found["caught"] == wanted
     assert found["raised"] == wanted + len(found["ignored"])
@@ -311,6 +311,8 @@ def test_sigterm_in_the_middle_of_log_loses_nothing(store_dir, scripts, lab):
             child = os.fork()
             if child == 0:
                 run = ailab.init(id=f"term-{trial}")
+                if trial % 4:
+                    run._wait_for_capture(20)
                 ack = os.open(acks, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
                 i = 0
                 while True:

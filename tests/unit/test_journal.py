@@ -241,10 +241,8 @@ def test_the_three_modes(place):
     }
     for name, (content, wanted) in cases.items():
         Path(path).write_bytes(content)
-        found = []
-        for mode in ("strict", "tail-tolerant", "salvage"):
-            found.append(read(path, mode))
-        assert (name, tuple(found)) == (name, wanted)
+        found = tuple(read(path, mode) for mode in ("strict", "tail-tolerant", "salvage"))
+        assert (name, found) == (name, wanted)
 
 
 def test_a_live_segment_cut_at_every_byte_gives_every_complete_line(quick_place):

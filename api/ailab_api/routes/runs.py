@@ -100,7 +100,7 @@ def _page(request: Request[Any, Any, Any], run_id: str) -> str:
 async def patch_note(request: Request[Any, Any, Any]) -> RunDetail:
     """Change the note, and answer with the run as it is then."""
     wanted = await read_body(request, NoteBody)
-    return catalogue_of(request).actions.note(named(request, "run_id"), wanted.note)
+    return catalogue_of(request).note(named(request, "run_id"), wanted.note)
 
 
 def prefers_html(accept: str) -> bool:

@@ -1,0 +1,308 @@
+"""After a fork the child writes a segment of its own: nothing lost, nothing mixed, no deadlock, and no run ended by a child."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ailab import journal, queries, store
+
+LIMIT_SECONDS = 10
+"""A child that is not done by then hangs."""
+
+
+def segments(store_dir, run_id):
+    """{segment: (pid in its header, what it was forked from, points by key)}; every segment must be without fault."""
+    place = store.Store(str(store_dir))
+    found = {}
+    for name in place.segments_of_run(run_id):
+        points = Counter()
+        pid = forked_from = None
+        for line in journal.scan(place.segment_path(name), mode="strict"):
+            data = msgspec.json.decode(line.data)
+            if line.kind == "segment.opened":
+                pid, forked_from = data["pid"], data.get("forked_from")
+            if line.kind == "metrics.logged":
+                points.update(data["values"].keys())
+        found[name] = (pid, forked_from, dict(points))
+    return found
+
+
+def counts(lab, run_id):
+    rows = lab.con.execute(
+        "SELECT key, count(*), count(DISTINCT step) FROM metrics WHERE run_id = ? GROUP BY 1 ORDER BY 1", [run_id]
+    ).fetchall()
+    assert all(points == steps for _, points, steps in rows)
+    return {key: points for key, points, _ in rows}
+
+
+def finished(store_dir, run_id):
+    """The pids whose segments say that the run ended."""
+    place = store.Store(str(store_dir))
+    pids = []
+    for name in place.segments_of_run(run_id):
+        lines = list(journal.scan(place.segment_path(name)))
+        pids += [msgspec.json.decode(lines[0].data)["pid"]] * sum(line.kind == "run.finished" for line in lines)
+    return pids
+
+
+def test_a_forked_child_writes_a_segment_of_its_own(store_dir, scripts, lab):
+    """Parent and children log into one run at once: each file has one writer, every point is there, the origin is named."""
+    done = scripts.run(
+        """
+        import os, ailab
+        run = ailab.start_run("fork", id="fork")
+        for i in range(100):
+            run.log({"before": i}, step=i)
+        pids = []
+        for child in range(3):
+            pid = os.fork()
+            if pid == 0:
+                for i in range(200):
+                    run.log({f"child{child}": i}, step=i)
+                if os.fork() == 0:
+                    for i in range(50):
+                        run.log({f"grandchild{child}": i}, step=i)
+                    os._exit(0)
+                os.wait()
+                os._exit(0)
+            pids.append(pid)
+        for i in range(300):
+            run.log({"parent": i}, step=i)
+        for pid in pids:
+            os.waitpid(pid, 0)
+        run.finish()
+        print(os.getpid())
+        """,
+        timeout=LIMIT_SECONDS * 3,
+    )
+    parent = int(done.stdout)
+    found = segments(store_dir, "fork")
+    assert sorted(points for _, _, points in found.values() if "parent" in points) == [{"before": 100, "parent": 300}]
+    assert len({pid for pid, *_ in found.values()}) == len(found) == 7
+    (origin,) = (name for name, (pid, *_) in found.items() if pid == parent)
+    assert [forked_from for name, (_, forked_from, points) in found.items() if next(iter(points)).startswith("child")] == [
+        origin
+    ] * 3
+    catalogue = lab()
+    assert catalogue.problems == []
+    expected = {f"child{n}": 200 for n in range(3)} | {f"grandchild{n}": 50 for n in range(3)} | {"before": 100, "parent": 300}
+    assert counts(catalogue, "fork") == expected
+    assert queries.get_run(catalogue, "fork").status == "completed"
+
+
+@pytest.mark.parametrize(
+    "leave", ["os._exit(0)", "sys.exit(0)", "sys.exit(3)", "raise RuntimeError('child')", "os.abort()", "pass"]
+)
+@pytest.mark.parametrize("block", ["with", "init"])
+def test_however_a_child_leaves_the_parents_run_goes_on(store_dir, scripts, leave, block):
+    """Only the process that started the run ends it, once, as it ends itself; the child's points are there."""
+    body = f"""
+    pid = os.fork()
+    if pid == 0:
+        run.log({{"child": 1.0}}, step=1)
+        {leave}
+    else:
+        os.waitpid(pid, 0)
+        run.log({{"parent": 1.0}}, step=1)
+        print(os.getpid())
+"""
+    head = "import os, sys, ailab\n"
+    source = head + (
+        f"with ailab.start_run('x', id='r') as run:{body}" if block == "with" else f"run = ailab.init(id='r')\nif True:{body}"
+    )
+    done = scripts.run(source, timeout=LIMIT_SECONDS * 3)
+    assert finished(store_dir, "r") == [int(done.stdout)]
+    assert sorted(next(iter(points)) for _, _, points in segments(store_dir, "r").values()) == ["child", "parent"]
+
+
+POOL = """
+import multiprocessing, os, sys
+import ailab
+
+
+def work(number, run_id):
+    if multiprocessing.get_start_method() == "fork":
+        run = ailab.active_run()
+    else:
+        run = ailab.start_run("worker", id=run_id, resume="must")
+    for i in range(100):
+        run.log({f"w{number}": i}, step=i)
+    return run.id
+
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    with ailab.start_run("pool", id="pool") as run:
+        with multiprocessing.Pool(2) as pool:
+            pending = [pool.apply_async(work, (n, run.id)) for n in range(4)]
+            for i in range(200):
+                run.log({"parent": i}, step=i)
+            assert [p.get(20) for p in pending] == ["pool"] * 4
+            pool.close()
+            pool.join()
+        run.log({"last": 1.0}, step=1)
+    print(os.getpid())
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_a_pool_log_into_the_parents_run(store_dir, scripts, lab, method):
+    """However multiprocessing starts them: every point there, own segments, and the run is completed by its parent."""
+    done = scripts.run(POOL, method, timeout=LIMIT_SECONDS * 6)
+    found = segments(store_dir, "pool")
+    assert [points for pid, _, points in found.values() if pid == int(done.stdout)] == [{"parent": 200, "last": 1}]
+    catalogue = lab()
+    assert catalogue.problems == []
+    assert counts(catalogue, "pool") == {"w0": 100, "w1": 100, "w2": 100, "w3": 100, "parent": 200, "last": 1}
+    assert queries.get_run(catalogue, "pool").status == "completed"
+
+
+FORK_STORM = """
+import json, os, signal, sys, threading, time
+import ailab
+
+trials = int(sys.argv[1])
+run = ailab.start_run("storm", id="storm")
+stop, logged = threading.Event(), [0, 0]
+
+
+def work(number):
+    while not stop.is_set():
+        if number:
+            run.log({"t1": float("nan")}, step=logged[1])
+        else:
+            run.log({"t0": 1.0}, step=logged[0])
+        logged[number] += 1
+
+
+threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+for thread in threads:
+    thread.start()
+hung = 0
+for trial in range(trials):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # kills the child if it hangs
+        for i in range(3):
+            run.log({"child": float(i)}, step=trial * 3 + i)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    hung += status != 0
+stop.set()
+for thread in threads:
+    thread.join()
+run.finish()
+print(json.dumps({"hung": hung, "logged": logged}))
+"""
+
+
+def fork_storm(store_dir, scripts, trials):
+    done = scripts.run(FORK_STORM, trials, timeout=60 + trials)
+    told = json.loads(done.stdout)
+    assert told["hung"] == 0
+    found = segments(store_dir, "storm")
+    total = Counter()
+    for _, _, points in found.values():
+        total.update(points)
+    print(trials, "forks,", told["logged"], "points of two threads meanwhile")
+    assert total == {"t0": told["logged"][0], "t1": told["logged"][1], "child": 3 * trials}
+    assert len(found) == trials + 1
+
+
+def test_a_fork_while_other_threads_are_inside_log(store_dir, scripts):
+    """G12, short: 60 forks while two threads log all the time: no deadlock, no child in its parent's file, no point lost."""
+    fork_storm(store_dir, scripts, 60)
+
+
+@pytest.mark.long
+def test_five_hundred_forks_while_other_threads_are_inside_log(store_dir, scripts):
+    fork_storm(store_dir, scripts, 500)
+
+
+def test_what_a_child_says_counts_after_what_was_said_before_the_fork(store_dir, scripts, lab):
+    """The child's clock goes on from its parent's, so its note and its points are the later ones."""
+    scripts.run(
+        """
+        import os, ailab
+        with ailab.start_run("clock", id="clock") as run:
+            for i in range(300):
+                run.log({"a": float(i)})
+            run.note("parent")
+            if os.fork() == 0:
+                run.log({"a": -1.0})
+                run.note("child")
+                os._exit(0)
+            os.wait()
+        """
+    )
+    found = queries.get_run(lab(), "clock")
+    assert (found.note, found.final_metrics, found.status) == ("child", {"a": -1.0}, "completed")
+
+
+def test_a_child_may_start_runs_of_its_own(store_dir, scripts, lab):
+    """Its run is whole, with environment and end, and a child of the run that was open when it was forked."""
+    scripts.run(
+        """
+        import os, ailab
+        with ailab.start_run("outer", id="outer") as run:
+            if os.fork() == 0:
+                with ailab.start_run("inner", id="inner") as inner:
+                    ailab.log({"a": 1.0})
+                os._exit(0)
+            os.wait()
+        """,
+        timeout=LIMIT_SECONDS * 3,
+    )
+    catalogue = lab()
+    inner, outer = (queries.get_run(catalogue, run_id) for run_id in ("inner", "outer"))
+    assert (inner.status, inner.parent_run_id, inner.final_metrics) == ("completed", "outer", {"a": 1.0})
+    assert (outer.status, outer.final_metrics) == ("completed", {})
+    assert inner.python_version is not None
+
+
+def test_a_script_that_becomes_a_daemon_keeps_its_run(store_dir, scripts, lab, tmp_path):
+    """The process that started the run is gone; the one that goes on ends it."""
+    scripts.run(
+        """
+        import os, time, ailab
+        with ailab.start_run("daemon", id="daemon") as run:
+            parent = os.getpid()
+            if os.fork():
+                os._exit(0)
+            while os.getppid() == parent:
+                time.sleep(0.01)
+            run.log({"a": 1.0})
+        open("done", "w").close()
+        """,
+        cwd=tmp_path,
+    )
+    for _ in range(500):
+        if Path(tmp_path, "done").exists():
+            break
+        pytest.importorskip("time").sleep(0.01)
+    found = queries.get_run(lab(), "daemon")
+    assert (found.status, found.final_metrics) == ("completed", {"a": 1.0})
+
+
+def test_a_childs_subprocess_does_not_keep_a_dead_run_alive(store_dir, scripts, lab):
+    """A program started from the script inherits no descriptor of the segment: kill -9 of the script is seen at once."""
+    process = scripts.start(
+        """
+        import subprocess, sys, ailab
+        run = ailab.start_run("x", id="gone")
+        run.log({"a": 1.0})
+        other = subprocess.Popen(["sleep", "20"], close_fds=False)
+        print(other.pid, flush=True)
+        sys.stdin.read()
+        """
+    )
+    other = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    assert queries.get_run(lab(), "gone").status == "crashed"
+    Path(f"/proc/{other}/stat").read_text()  # it lives, and was no help

@@ -66,11 +66,14 @@ def keep(store: Store, logged: str, *, kind: str | None, name: str | None) -> Ar
     Raises:
         RejectedError: there is no such file, or it cannot be read.
     """
-    inside = name or (os.path.relpath(logged) if os.path.isabs(logged) and _is_below(logged, os.getcwd()) else logged)
+    here = _working_folder()
+    inside = name or (os.path.relpath(logged, here) if here and os.path.isabs(logged) and _is_below(logged, here) else logged)
     try:
         digest, size = blobs.put_file(store, logged)
     except FileNotFoundError:
-        raise RejectedError(f"artifact {logged!r}: there is no such file (in {os.getcwd()})", key=logged) from None
+        raise RejectedError(
+            f"artifact {logged!r}: there is no such file (in {here or 'a folder that was deleted'})", key=logged
+        ) from None
     except OSError as problem:
         raise RejectedError(f"artifact {logged!r} cannot be kept: {problem.strerror or problem}", key=logged) from problem
     return ArtifactAdded(path=place_in_run(inside), logged=logged, type=kind or kind_of(inside), size=size, sha256=digest)
@@ -90,6 +93,13 @@ def files_below(folder: str) -> Iterator[str]:
             path = os.path.join(here, name)
             if os.path.isfile(path):
                 yield path
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def _is_below(path: str, folder: str) -> bool:

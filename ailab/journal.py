@@ -6,7 +6,7 @@ and rotates at 16 MiB or one hour. Its first line is `segment.opened`, its last,
 
 What holds. When `append` (or the function from `metrics_logger`) has returned, the line is in the kernel: kill -9 does not
 lose it; with `durable=True` it is on the disk. `seq` has no gaps and is used up only by a line that was written whole.
-A torn line is followed by a newline before anything else is written, so it never takes a neighbour with it. A write that
+A torn line is ended by a blank and a newline before anything else is written, so it never takes a neighbour with it. A write that
 fails does not raise (unless `strict`): it is counted and said in a `writes.dropped` line as soon as one can be written;
 events other than points are kept in memory meanwhile and written first. After an interrupt at any instruction, the file
 is the truth: the next call reads the last line back and goes on from there. After a fork the child closes the inherited
@@ -69,6 +69,8 @@ _UTC = timezone.utc
 _encoder = msgspec.json.Encoder()
 _flush: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 _TAIL = b"}\n"
+_TORN_END = b" \n"
+"""What ends a torn line: with the blank even one that lacks nothing but its newline fails its check, as its count says."""
 
 _open_writers: set[Writer] = set()
 
@@ -273,7 +275,7 @@ class Writer:
             data, crc = encode_line(line)
         except UnicodeEncodeError:  # a name or text with lone surrogates, as the file system hands out
             data, crc = encode_line(msgspec.structs.replace(line, data=_without_surrogates(msgspec.to_builtins(late.event))))
-        self._put_bytes(fd, b"\n" + data if self._torn else data)
+        self._put_bytes(fd, _TORN_END + data if self._torn else data)
         self._torn = False
         # with `durable` the fast path is never taken: its call would return before the flush; and none is taken after a footer
         self._put(fd, seq + 1, crc, 0 if self.durable else self._next_look(fd, seq), self.durable or last)
@@ -412,7 +414,7 @@ class Writer:
         fd, seq, *_ = self._get()
         digest, offset = hashlib.sha256(), 0
         if self._torn:
-            self._put_bytes(fd, b"\n")
+            self._put_bytes(fd, _TORN_END)
             self._torn = False
         while chunk := os.pread(fd, 1 << 20, offset):
             digest.update(chunk)

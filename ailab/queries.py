@@ -376,7 +376,7 @@ def list_runs(lab: Lab, f: RunFilter | None = None) -> Page:
     where, values = _conditions(f)
     order, order_values = _order(f.sort)
     rows = lab.con.execute(
-        f"SELECT {_SUMMARY}, count(*) OVER () FROM run_now WHERE {where} ORDER BY {order} LIMIT ?",  # noqa: S608  (fixed fragments)
+        f"SELECT {_SUMMARY}, count(*) OVER () FROM run_now WHERE {where} ORDER BY {order} LIMIT ?",  # noqa: S608
         [*values, *order_values, f.limit],
     ).fetchall()
     return Page(rows=[_summary(row) for row in rows], total=rows[0][-1] if rows else 0)
@@ -406,6 +406,12 @@ def get_run(lab: Lab, run_id: str) -> RunDetail:
     if not found:
         raise NotFoundError("run", run_id, nearest=nearest_runs(lab, run_id))
     return found[0]
+
+
+def _check_there(lab: Lab, run_id: str) -> None:
+    """Raise NotFoundError unless there is a run with exactly this id."""
+    if not lab.con.execute("SELECT 1 FROM run_table WHERE run_id = ?", [run_id]).fetchone():
+        raise NotFoundError("run", run_id, nearest=nearest_runs(lab, run_id))
 
 
 def get_runs_by_ids(lab: Lab, run_ids: Sequence[str]) -> list[RunDetail]:
@@ -629,7 +635,7 @@ def list_changes(lab: Lab, *, run_id: str | None = None, limit: int = LIMIT_DEFA
         NotFoundError: there is no such run.
     """
     if run_id is not None:
-        get_run(lab, run_id)
+        _check_there(lab, run_id)
     rows = lab.con.execute(
         'SELECT event, "at", "by", via, run_id, kind, field, old, "new", count(*) OVER () FROM changes '
         'WHERE $1 IS NULL OR run_id = $1 ORDER BY "at" DESC, event DESC LIMIT $2',
@@ -657,7 +663,7 @@ def metric_points(lab: Lab, run_id: str, *, keys: Sequence[str] | None = None, m
     Raises:
         NotFoundError: there is no such run.
     """
-    get_run(lab, run_id)
+    _check_there(lab, run_id)
     chosen = (
         'SELECT key, step, "time", value, exact, (clock, segment, seq) AS place FROM point_now '
         "WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key))"
@@ -752,6 +758,7 @@ def describe_views(lab: Lab) -> list[ViewInfo]:
 
     A column of `wide` has the comment of the same column of `runs`; a parameter or metric has none.
     """
+    lab.comment()
     rows = lab.con.execute(
         """
         SELECT v.view_name, v.comment, c.column_name, c.data_type, coalesce(c.comment, r.comment)

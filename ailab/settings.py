@@ -96,7 +96,7 @@ def load(folder: str | None = None, *, problems: list[Exception] | None = None, 
     dotenv: dict[str, str] = {}
     table: dict[str, Any] = {}
     try:
-        start = os.path.abspath(folder or os.getcwd())
+        start = os.path.abspath(folder or _working_folder())
         dotenv = _dotenv(start)
         table = _tool_table(start)
         unknown = sorted(set(table) - set(Settings.__struct_fields__))
@@ -117,6 +117,13 @@ def load(folder: str | None = None, *, problems: list[Exception] | None = None, 
                 raise
             problems.append(problem)
     return Settings(**found)
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was deleted: then no file in it sets anything
+        return os.sep
 
 
 def _first(name: str, arguments: dict[str, Any], dotenv: dict[str, str], table: dict[str, Any]) -> tuple[Any, str]:

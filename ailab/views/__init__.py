@@ -74,7 +74,9 @@ def connect(dir: str | os.PathLike[str] | None = None) -> Connection:  # noqa: A
     Raises:
         StoreError: there is no store.
     """
-    return Connection(open_lab(dir))
+    lab = open_lab(dir)
+    lab.comment()
+    return Connection(lab)
 
 
 class Table:
@@ -121,7 +123,7 @@ def history(run_id: str, *, keys: Iterable[str] | None = None, dir: str | os.Pat
         keys: metrics to give; by default all.
         dir: the store; by default as for `start_run`.
     """
-    with connect(dir) as con:
+    with Connection(open_lab(dir)) as con:
         wanted = None if keys is None else list(keys)
         relation = con.sql(
             "SELECT key, coalesce(step, row_number() OVER (PARTITION BY key ORDER BY clock, segment, seq) - 1) AS step, "
@@ -147,6 +149,6 @@ def search_runs(
         limit: how many rows at most.
         dir: the store; by default as for `start_run`.
     """
-    with connect(dir) as con:
+    with Connection(open_lab(dir)) as con:
         text = f"SELECT * FROM wide WHERE {where or 'true'} ORDER BY {order_by or 'started_at DESC'} LIMIT {int(limit)}"  # noqa: S608
         return Table(con.sql(text).to_arrow_table())

@@ -110,7 +110,8 @@ class RunFold:
 
     __slots__ = (
         "artifacts", "clock", "descriptions", "dropped", "edits", "fields", "final", "first_at", "last_at",
-        "metrics", "openings", "origin", "params", "run_id", "segments", "standings", "started", "summary", "tags", "trashed_files",
+        "metrics", "openings", "origin", "params", "run_id", "segments", "standings", "started", "summary", "tags",
+        "trashed_files",
     )  # fmt: skip
 
     def __init__(self, run_id: str) -> None:
@@ -343,11 +344,13 @@ class RunFold:
         project = self.get("project")
         return {
             "run_id": self.run_id, "name": self.get("name", ""), "project_id": project and events.project_id(project),
-            "status": standing.status, "started_at": started_at, "ended_at": standing.at if standing.status in ENDED else None,
+            "status": standing.status, "started_at": started_at,
+            "ended_at": standing.at if standing.status in ENDED else None,
             "last_at": self.last_at, "user": origin and origin.user, "host": origin and origin.host, "seed": self.get("seed"),
             "group": self.get("group"), "parent_run_id": self.get("parent"), "dataset_id": self.get("dataset"),
             "environment_id": self.get("environment"), "code_id": self.get("code"), "command": command,
-            "wandb_url": self.get("wandb_url"), "note": self.get("note"), "description": self.get("description"), "error": standing.error,
+            "wandb_url": self.get("wandb_url"), "note": self.get("note"), "description": self.get("description"),
+            "error": standing.error,
             "trashed": bool(self.get("trashed", False)), "protected": bool(self.get("protected", False)), "dropped": self.dropped,
             "params": {k: r.value for k, r in sorted(self.params.items())}, "metrics": self.final_metrics(),
             "goals": {k: r.value.goal for k, r in self.descriptions.items() if r.value.goal},

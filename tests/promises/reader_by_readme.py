@@ -194,7 +194,11 @@ def fold(events: list[Event]) -> dict[str, Any]:
                 before = sum(point[0] == key for point in run["points"])
                 run["points"].append((key, data.get("step", before), number(value)))
         _take_edit(run, kind, event)
-    summary = {key: value for key, value in last["summary.set"].items() if isinstance(value, int | float) or (isinstance(value, str) and value in SPECIAL)}
+    summary = {
+        key: value
+        for key, value in last["summary.set"].items()
+        if isinstance(value, int | float) or (isinstance(value, str) and value in SPECIAL)
+    }
     given = {**last["metrics.logged"], **summary, **last["run.finished"]}
     run["final_metrics"] = {key: number(value) for key, value in given.items()}
     return run

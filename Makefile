@@ -10,13 +10,13 @@ SERVE  ?= 1
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "ailab needs Python 3.11 or newer, this is " + sys.version'
+	@echo "installing into $(VENV), a minute or two ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@
 
 demo: $(VENV)/.installed ## Train 60 models, print the leaderboard, serve it (SERVE=0 stops before serving)
 	$(BIN)/python examples/train_model/sweep.py
-	$(BIN)/ailab top accuracy
 	@if [ "$(SERVE)" != "0" ]; then $(BIN)/ailab serve; fi
 
 test: $(VENV)/.installed ## Run the tests

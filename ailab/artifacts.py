@@ -8,6 +8,7 @@ stays beside it. Nothing here is ever unpickled.
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 from . import blobs
@@ -41,10 +42,10 @@ def place_in_run(path: str) -> str:
     Raises:
         RejectedError: nothing of a name is left.
     """
-    parts = [part for part in path.replace("\\", "/").split("/") if part not in {"", ".", ".."}]
-    if parts and parts[0].endswith(":"):
+    parts = [part for part in path.replace("\x00", "").replace("\\", "/").split("/") if part not in {"", ".", ".."}]
+    while parts and parts[0].endswith(":"):
         parts = parts[1:]
-    place = "/".join(parts).replace("\x00", "")
+    place = "/".join(parts)
     if not place:
         raise RejectedError(f"artifact {path!r} has no name", key=path, hint="give the path of a file")
     return place
@@ -69,6 +70,8 @@ def keep(store: Store, logged: str, *, kind: str | None, name: str | None) -> Ar
     here = _working_folder()
     inside = name or (os.path.relpath(logged, here) if here and os.path.isabs(logged) and _is_below(logged, here) else logged)
     try:
+        if not stat.S_ISREG(os.stat(logged).st_mode):  # a pipe would block for ever, a device would never end
+            raise RejectedError(f"artifact {logged!r} is no regular file", key=logged, hint="give the path of a file or a folder")
         digest, size = blobs.put_file(store, logged)
     except FileNotFoundError:
         raise RejectedError(

@@ -33,9 +33,13 @@ def put_bytes(store: Store, content: bytes) -> str:
     digest = hashlib.sha256(content).hexdigest()
     if not os.path.exists(store.blob_path(digest)):
         temporary, file = _temporary(store)
-        with file:
-            file.write(content)
-            _settle(file)
+        try:
+            with file:
+                file.write(content)
+                _settle(file)
+        except BaseException:
+            os.unlink(temporary)
+            raise
         _publish(store, temporary, digest)
     return digest
 

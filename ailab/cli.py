@@ -295,7 +295,7 @@ class Serving(msgspec.Struct):
 @click.option("--runs", "n_runs", type=click.IntRange(min=1), metavar="N", help="How many models to train.")
 @click.pass_obj
 def demo(call: Call, serving: bool, n_runs: int | None) -> None:  # noqa: FBT001
-    """Train small models on points that are made up, then show which are best."""
+    """Train small models, then show which are best."""
     from . import queries
     from .demo import run_demo
 

@@ -371,7 +371,8 @@ class Writer:
     def _recover(self) -> None:
         """Read back the last whole line: after an interrupt or a failed write the file is the truth.
 
-        A line that lacks only its newline is whole; the newline that goes before the next line ends it.
+        A line that lacks its newline came from a write that was cut short, so its event was counted as lost, or is written
+        again by the call that is under way; it is ended in such a way that no reader takes it for whole.
         """
         fd, *_ = self._get()
         size = os.fstat(fd).st_size
@@ -380,7 +381,7 @@ class Writer:
             step = min(start, max(1 << 16, len(tail)))
             start -= step
             tail = os.pread(fd, step, start) + tail
-            for line in reversed(tail.split(b"\n")[1 if start else 0 :]):
+            for line in reversed(tail.split(b"\n")[1 if start else 0 : -1]):
                 crc = stated_crc(line)
                 if crc is not None:
                     self._torn = not tail.endswith(b"\n")

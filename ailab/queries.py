@@ -340,7 +340,8 @@ def _conditions(f: RunFilter) -> tuple[str, list[Any]]:
         more = " AND t.value = ?" if equals else ""
         parts.append((f"len([t FOR t IN tags IF t.key = ?{more}]) > 0", [key, value] if equals else [key]))
     for key, value in f.params.items():
-        parts.append(("coalesce(params[?] ->> '$', CAST(params[?] AS VARCHAR)) = ?", [key, key, value]))
+        text = "coalesce(params[?] ->> '$', CAST(params[?] AS VARCHAR), 'null')"
+        parts.append((f"map_contains(params, ?) AND {text} = ?", [key, key, key, value]))
     return " AND ".join(part for part, _ in parts), [value for _, values in parts for value in values]
 
 

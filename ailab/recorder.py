@@ -209,6 +209,8 @@ def _check_resume(store: Store, run_id: str, *, resume: str | bool | None) -> No
     wish = {True: "must", False: "never", None: "allow", "auto": "allow"}.get(resume, resume)
     one_of("resume", wish, ("allow", "must", "never"))  # type: ignore[arg-type]
     there = bool(store.segments_of_run(run_id))
+    if there and resume is None:
+        say(f"run {run_id!r} is there and is taken up again; say resume='allow' if that is meant", once=f"again {run_id}")
     if wish == "must" and not there:
         raise RejectedError(f"resume='must', but there is no run {run_id!r}", key="resume", hint="use resume='allow'")
     if wish == "never" and there:
@@ -345,10 +347,13 @@ def _before_fork() -> None:
     """Let a capture end first: its imports hold locks, and a child that is forked meanwhile would wait for them for ever."""
     import threading
 
+    before = "logging" in sys.modules
     for run in list(open_runs.values()):
         thread = run._captured
         if thread is not None and run._pid == os.getpid() and thread is not threading.current_thread():
             thread.join(FORK_WAIT_SECONDS)
+    if not before and "logging" in sys.modules:  # too late for its own hook, whose counterpart will release this lock
+        sys.modules["logging"]._lock.acquire()
 
 
 def _beat() -> None:
@@ -614,11 +619,11 @@ def end_run(status: str | None = None) -> None:
         run.finish(status)
 
 
-def finish(exit_code: int | None = None) -> None:
-    """Finish the current run, the W&B way."""
+def finish(exit_code: int | None = None, *, final_metrics: Any = None) -> None:
+    """Finish the current run, the W&B way; `final_metrics` as for `Run.finish`."""
     run = active_run()
     if run is not None:
-        run.finish(exit_code=exit_code)
+        run.finish(exit_code=exit_code, final_metrics=final_metrics)
 
 
 def configure(**given: Any) -> None:

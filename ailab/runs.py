@@ -147,11 +147,13 @@ class Run:
         """What the fast path leaves: scalars of array libraries, nested values, NaN, and everything that is wrong."""
         with Edge(self):
             kept, refused = values.metrics(given)
-            at_step = _unless_refused(values.step, step, refused)
-            at_time = _unless_refused(values.moment, time, refused)
+            misplaced: list[RejectedError] = []
+            at_step = _unless_refused(values.step, step, misplaced)
+            at_time = _unless_refused(values.moment, time, misplaced)
             if kept:
                 self._write(events.MetricsLogged(kept, at_step, at_time))
             self._refuse(refused, step=step)
+            self._refuse(misplaced, step=step, outcome="the points are kept without it")
             if self._wandb is not None:
                 self._wandb.log(dict(kept), step=at_step)
 

@@ -233,4 +233,6 @@ def _tool_table(start: str) -> dict[str, Any]:
         table = tomllib.loads(content.decode()).get("tool", {}).get("ailab", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise SettingError(f"{path} does not parse: {problem}", hint="mend [tool.ailab], or take it out") from problem
+    if not isinstance(table, dict):
+        raise SettingError(f"tool.ailab in {path} is no table", hint="allowed: [tool.ailab] with one setting a line")
     return dict(table)

@@ -115,7 +115,7 @@ class Table:
         return repr(self.arrow)
 
 
-def history(run_id: str, *, keys: Iterable[str] | None = None, dir: str | os.PathLike[str] | None = None) -> Table:  # noqa: A002
+def history(run_id: str, keys: Iterable[str] | None = None, dir: str | os.PathLike[str] | None = None) -> Table:  # noqa: A002
     """Every logged point of a run, with columns key, step, time, value and exact, by metric in the order of logging.
 
     Args:
@@ -124,7 +124,7 @@ def history(run_id: str, *, keys: Iterable[str] | None = None, dir: str | os.Pat
         dir: the store; by default as for `start_run`.
     """
     with Connection(open_lab(dir)) as con:
-        wanted = None if keys is None else list(keys)
+        wanted = None if keys is None else [keys] if isinstance(keys, str) else list(keys)
         relation = con.sql(
             "SELECT key, coalesce(step, row_number() OVER (PARTITION BY key ORDER BY clock, segment, seq) - 1) AS step, "
             '"time", value, exact FROM point_table WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key)) '

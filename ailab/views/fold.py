@@ -323,7 +323,8 @@ class RunFold:
         before: dict[str, Any] = {}
         found = []
         for e in sorted(self.edits, key=lambda edit: edit.place):
-            if e.shown and before.get(e.field) != e.value:
+            overridden = e.field.startswith("params.") and e.field in before  # by the run itself, which sets them first
+            if (e.shown or overridden) and before.get(e.field) != e.value:
                 found.append({
                     "event": e.event, "at": e.at, "by": e.by, "via": e.via, "kind": e.kind, "field": e.field,
                     "old": before.get(e.field), "new": e.value,

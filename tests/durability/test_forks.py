@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -154,6 +156,7 @@ if __name__ == "__main__":
 def test_workers_of_a_pool_log_into_the_parents_run(store_dir, scripts, lab, method):
     """However multiprocessing starts them: every point there, own segments, and the run is completed by its parent."""
     done = scripts.run(POOL, method, timeout=LIMIT_SECONDS * 6)
+    assert done.stderr == ""
     found = segments(store_dir, "pool")
     assert [points for pid, _, points in found.values() if pid == int(done.stdout)] == [{"parent": 200, "last": 1}]
     catalogue = lab()
@@ -211,7 +214,7 @@ def fork_storm(store_dir, scripts, trials):
         total.update(points)
     print(trials, "forks,", told["logged"], "points of two threads meanwhile")
     assert total == {"t0": told["logged"][0], "t1": told["logged"][1], "child": 3 * trials}
-    assert len(found) == trials + 1
+    assert len(found) >= trials + 1  # more where a busy parent has rotated
 
 
 def test_a_fork_while_other_threads_are_inside_log(store_dir, scripts):
@@ -246,7 +249,7 @@ def test_what_a_child_says_counts_after_what_was_said_before_the_fork(store_dir,
 
 def test_a_child_may_start_runs_of_its_own(store_dir, scripts, lab):
     """Its run is whole, with environment and end, and a child of the run that was open when it was forked."""
-    scripts.run(
+    done = scripts.run(
         """
         import os, ailab
         with ailab.start_run("outer", id="outer") as run:
@@ -258,6 +261,7 @@ def test_a_child_may_start_runs_of_its_own(store_dir, scripts, lab):
         """,
         timeout=LIMIT_SECONDS * 3,
     )
+    assert done.stderr == ""
     catalogue = lab()
     inner, outer = (queries.get_run(catalogue, run_id) for run_id in ("inner", "outer"))
     assert (inner.status, inner.parent_run_id, inner.final_metrics) == ("completed", "outer", {"a": 1.0})
@@ -306,3 +310,4 @@ def test_a_childs_subprocess_does_not_keep_a_dead_run_alive(store_dir, scripts, 
     process.wait()
     assert queries.get_run(lab(), "gone").status == "crashed"
     Path(f"/proc/{other}/stat").read_text()  # it lives, and was no help
+    os.kill(other, signal.SIGKILL)

@@ -13,8 +13,9 @@ import ailab
 from ailab import actions, store, views
 
 VIEWS = {
-    "run_now": "run_id, name, status, started_at, ended_at, project, note, CAST(params AS VARCHAR), CAST(final_metrics AS VARCHAR), "
-    "CAST(tags AS VARCHAR), CAST(notes AS VARCHAR), CAST(artifacts AS VARCHAR), CAST(changes AS VARCHAR)",
+    "run_now": "run_id, name, status, started_at, ended_at, project, note, CAST(params AS VARCHAR), "
+    "CAST(final_metrics AS VARCHAR), CAST(tags AS VARCHAR), CAST(notes AS VARCHAR), CAST(artifacts AS VARCHAR), "
+    "CAST(changes AS VARCHAR)",
     "project_table": "*",
     "point_now": "*",
     "events": "event, kind, run_id",

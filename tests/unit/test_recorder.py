@@ -237,7 +237,7 @@ def test_a_time_that_is_no_time_hides_nothing(store_dir, lab, capsys):
         run._writer.append(events.MetricsLogged({"a": 1}, len(times), 1e300))
     query = """SELECT step, "time" > '2020-01-01' AND "time" < '2100-01-01' FROM metrics ORDER BY seq"""
     assert lab().con.execute(query).fetchall() == [(step, True) for step in range(len(times) + 1)]
-    assert capsys.readouterr().err == "ailab: time 1e+300 is no time at step 0; it is left out, training goes on\n"
+    assert capsys.readouterr().err == "ailab: time 1e+300 is no time at step 0; the points are kept without it\n"
 
 
 def test_parameters_are_kept_and_bad_ones_named(store_dir, lab, capsys):

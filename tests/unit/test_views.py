@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import ailab
 from ailab import events, journal, queries, store, views
 from ailab.errors import FilterError, StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COLUMNS = {
     "manifests": "run_id timestamp git_hash git_diff command python_version pip_freeze device_info dataset_id params_json "

@@ -20,10 +20,10 @@ demo: $(VENV)/.installed ## Train 60 models, print the leaderboard, serve it (SE
 	@if [ "$(SERVE)" != "0" ]; then $(BIN)/ailab serve; fi
 
 test: $(VENV)/.installed ## Run the tests
-	$(BIN)/python -Im pytest -m "not long"
+	$(BIN)/python -Im pytest -m "not long" -n 2 --dist loadfile
 
 test-all: $(VENV)/.installed ## Run the tests with the long forms of the promises
-	$(BIN)/python -Im pytest
+	$(BIN)/python -Im pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed ## Format, lint, types, layers, generated files
 	$(BIN)/ruff format --check ailab api examples tests

@@ -374,6 +374,7 @@ def list_runs(lab: Lab, f: RunFilter | None = None) -> Page:
         FilterError: a part of the filter does not parse.
     """
     f = f or RunFilter()
+    parse_count("limit", str(f.limit), LIMIT_MAX)
     where, values = _conditions(f)
     order, order_values = _order(f.sort)
     rows = lab.con.execute(
@@ -556,6 +557,7 @@ def leaderboard(  # the filters of its route
     Raises:
         FilterError: order or of is none of these.
     """
+    parse_count("top_k", str(top_k), LIMIT_MAX)
     way = _choose("order", order, ("desc", "asc")) or _best_first(lab, metric_name)
     source = _choose("of", of, ("last", "min", "max", "mean"))
     f = RunFilter(dataset_id=dataset_id, has_artifacts=has_artifacts, project_id=project_id)

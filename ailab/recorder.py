@@ -263,7 +263,7 @@ def _last_clock(store: Store, names: list[str]) -> int:
 def _seed_among(params: Mapping[str, Any], default: int | None) -> int | None:
     for name in ("seed", "random_state"):
         value = params.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 128:
             return value
     return default
 

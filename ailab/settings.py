@@ -152,6 +152,8 @@ def _parse(name: str, value: Any, where: str) -> Any:
         return _seed(value, where)
     if name == "mode":
         return _mode(value, where)
+    if name == "project":
+        return str(value).strip() or None
     return os.fspath(value) if hasattr(value, "__fspath__") else str(value) or None
 
 
@@ -168,9 +170,12 @@ def _seed(value: Any, where: str) -> int | None:
     if value == "":
         return None
     try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise SettingError(f"{where}: {value!r} is no whole number", hint="allowed: a whole number such as 42") from None
+        seed = int(value)
+        if -(2**127) <= seed < 2**127:
+            return seed
+    except (TypeError, ValueError, OverflowError):
+        seed = 0
+    raise SettingError(f"{where}: {value!r} is no whole number of 128 bits", hint="allowed: a whole number such as 42")
 
 
 def _mode(value: Any, where: str) -> str:

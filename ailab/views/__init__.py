@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import duckdb
+
 from .. import settings
-from ..errors import MissingExtraError
+from ..errors import FilterError, MissingExtraError
 from ..store import find_store, open_store
 from .build import Lab
 
@@ -148,7 +150,13 @@ def search_runs(
         order_by: SQL order; by default newest first.
         limit: how many rows at most.
         dir: the store; by default as for `start_run`.
+
+    Raises:
+        FilterError: the condition or the order does not parse, or names what is not there.
     """
     with Connection(open_lab(dir)) as con:
         text = f"SELECT * FROM wide WHERE {where or 'true'} ORDER BY {order_by or 'started_at DESC'} LIMIT {int(limit)}"  # noqa: S608
-        return Table(con.sql(text).to_arrow_table())
+        try:
+            return Table(con.sql(text).to_arrow_table())
+        except duckdb.Error as problem:
+            raise FilterError(str(problem).strip(), where="where", hint="DESCRIBE wide tells the columns") from None

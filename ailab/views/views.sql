@@ -71,8 +71,8 @@ CREATE VIEW manifests AS
 SELECT r.run_id, strftime(r.started_at, '%Y-%m-%dT%H:%M:%S.%fZ') AS "timestamp", r.git_hash, c.git_diff, r.command, e.python_version,
        array_to_string(CAST(e.packages AS VARCHAR[]), chr(10)) AS pip_freeze, CAST(e.device AS VARCHAR) AS device_info, r.dataset_id,
        CAST(to_json(r.params) AS VARCHAR) AS params_json, CAST(r.final_metrics AS VARCHAR) AS final_metrics_json,
-       CAST(to_json(list_distinct([a.logged FOR a IN r.artifacts IF NOT a.trashed])) AS VARCHAR) AS artifacts_json, r.wandb_url, r.note
-FROM run_now r
+       CAST(to_json([x FOR x, i IN r.logged IF list_position(r.logged, x) = i]) AS VARCHAR) AS artifacts_json, r.wandb_url, r.note
+FROM (SELECT *, [a.logged FOR a IN artifacts IF NOT a.trashed] AS logged FROM run_now) r
 LEFT JOIN code_table c ON c.code_id = r.code_id
 LEFT JOIN environment_table e ON e.environment_id = r.environment_id
 WHERE NOT r.trashed;

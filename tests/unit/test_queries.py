@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -57,7 +58,6 @@ def names(lab, **filters):
         ({"status": "failed"}, ["net"]),
         ({"status": "crashed"}, []),
         ({"note_substring": "publish"}, ["tree"]),
-        ({"command_substring": "PYTEST"}, ["net", "tree", "svm"]),
         ({"command_substring": "100%_"}, []),
         ({"has_artifacts": "true"}, ["tree"]),
         ({"has_artifacts": "false"}, ["net", "svm"]),
@@ -91,6 +91,11 @@ def names(lab, **filters):
 def test_a_filter_keeps_what_it_says(asked, filters, expected):
     """Every filter alone, and several together; runs in the trash are never there, NaN passes no bound and sorts last."""
     assert names(asked, **filters) == expected
+
+
+def test_a_part_of_the_command_is_found_whatever_its_case(asked):
+    part = queries.list_runs(asked).rows[0].command[:6]
+    assert names(asked, command_substring=part.upper()) == names(asked, command_substring=part.lower()) == ["net", "tree", "svm"]
 
 
 def test_a_bare_date_is_midnight_and_to_has_its_whole_day(asked):
@@ -265,3 +270,50 @@ def test_values_of_sql_are_json(asked):
     assert found.rows == [["NaN", "2026-01-02", 1, [1, 2], {"a": "b"}, None, "2.50"]]
     many = queries.run_sql(asked, "SELECT * FROM range(50)", limit=10)
     assert (len(many.rows), many.truncated) == (10, True)
+
+
+def test_every_column_that_may_be_sorted_by_sorts(asked):
+    """Each of them, both ways, gives every run once."""
+    for column in queries._SORTABLE:
+        for way in ("", "-"):
+            found = queries.list_runs(asked, queries.RunFilter(sort=way + column)).rows
+            assert sorted(run.name for run in found) == ["net", "svm", "tree"], (way, column)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1001, 10**12])
+def test_a_count_that_cannot_be_is_an_error_of_ours(asked, count):
+    with pytest.raises(FilterError, match="top_k"):
+        queries.leaderboard(asked, "acc", top_k=count)
+    with pytest.raises(FilterError, match="limit"):
+        queries.list_runs(asked, queries.RunFilter(limit=count))
+
+
+def test_a_parameter_of_any_kind_can_be_filtered_by(store_dir, lab):
+    """Truth values, absent values, lists and odd names compare as the view `params` shows them."""
+    with ailab.start_run("x", config={"flag": True, "none": None, "list": [1, 2], "f": 0.5, "": 7, "n\0l": 8, "q'\"": "a=b"}):
+        pass
+    catalogue = lab()
+    shown = dict(catalogue.con.execute("SELECT key, value FROM params").fetchall())
+    assert shown == {"flag": "true", "none": "null", "list": "[1,2]", "f": "0.5", "": "7", "n\0l": "8", "q'\"": "a=b"}
+    for key, value in shown.items():
+        assert queries.list_runs(catalogue, queries.RunFilter.parse([(f"params.{key}", value)])).total == 1
+        assert queries.list_runs(catalogue, queries.RunFilter.parse([(f"params.{key}", value + "x")])).total == 0
+
+
+def test_the_manifests_artifacts_are_those_of_the_answer_in_the_same_order(store_dir, lab):
+    with ailab.start_run("x") as run:
+        for name in ("z.txt", "a.txt", "m.txt", "z.txt", "b.txt", "a.txt"):
+            run.log_text(name, name)
+    catalogue = lab()
+    (text,) = catalogue.con.execute("SELECT artifacts_json FROM manifests").fetchone()
+    assert json.loads(text) == queries.get_run(catalogue, run.id).artifacts == ["z.txt", "a.txt", "m.txt", "b.txt"]
+
+
+def test_search_runs_says_what_is_wrong_with_a_condition(store_dir):
+    with ailab.start_run("x", config={"lr": 0.1}):
+        pass
+    assert len(ailab.search_runs("lr < 0.5", "lr DESC")) == 1
+    for where, order in (("nothing = 1", None), ("lr <", None), (None, "nothing")):
+        with pytest.raises(FilterError) as error:
+            ailab.search_runs(where, order)
+        assert error.value.where == "where"

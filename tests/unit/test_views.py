@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -237,3 +238,106 @@ def test_ailab_sql_answers_one_select(con, query, word):
     assert error.value.where == "sql"
     assert queries.run_sql(lab, "SELECT name FROM runs").rows == [["first"]]
     lab.close()
+
+
+def test_names_that_differ_in_case_only_or_look_like_ours_hide_nothing(store_dir, con):
+    """Two parameters `lr` and `LR`, one called `params.lr` itself, empty names and NUL: every one has a column and its value."""
+    with ailab.start_run("odd", config={"lr": 1, "LR": 2, "params.lr": 3, "": 4, "nu\0l": 5}) as run:
+        run.log({"lr": 6.0, "metrics.lr": 7.0, "": 8.0, "nu\0l": 9.0, "Nu\0L": 10.0})
+    rows = con.sql("SELECT * FROM wide WHERE name = 'odd'")
+    values = dict(zip(rows.columns, rows.fetchone(), strict=True))
+    assert len({name.lower() for name in rows.columns}) == len(rows.columns)
+    own = [value for name, value in values.items() if name not in COLUMNS["runs"].split() and value is not None]
+    assert sorted(own) == list(range(1, 11))
+    assert queries.get_run(con.lab, run.id).final_metrics == {"lr": 6, "metrics.lr": 7, "": 8, "nu\0l": 9, "Nu\0L": 10}
+
+
+class Clock:
+    """A clock that goes as it is told."""
+
+    def __init__(self, *moments):
+        self.moments = iter(moments)
+        self.last = None
+
+    def now(self, zone):
+        self.last = next(self.moments, self.last)
+        return self.last.replace(tzinfo=zone)
+
+
+def test_a_clock_that_goes_wrong_changes_no_order_and_gives_no_negative_time(store_dir, lab, monkeypatch):
+    """G14: back by an hour, frozen, 1970, 2100 in the middle of a run: order and last values hold, no duration is negative."""
+    noon = datetime(2026, 3, 29, 12)
+    jumps = {
+        "back": [noon, noon - timedelta(hours=1)],
+        "frozen": [noon],
+        "epoch": [noon, noon, datetime(1970, 1, 1)],
+        "future": [noon, noon, noon, datetime(2100, 1, 1), noon],
+        "zigzag": [noon + timedelta(seconds=(-1) ** i * i) for i in range(50)],
+    }
+    for name, moments in jumps.items():
+        monkeypatch.setattr(journal, "datetime", Clock(*moments))
+        with ailab.start_run(name, id=name) as run:
+            for i in range(20):
+                run.log({"x": float(i)}, step=i)
+            run.note("first")
+            run.note("second")
+    monkeypatch.undo()
+    catalogue = lab()
+    assert catalogue.problems == []
+    for name in jumps:
+        found = queries.get_run(catalogue, name)
+        assert (found.status, found.final_metrics, found.note) == ("completed", {"x": 19.0}, "second"), name
+        assert found.duration_s >= 0
+        assert [p.value for p in queries.metric_points(catalogue, name).rows] == [float(i) for i in range(20)]
+    assert catalogue.con.execute("SELECT count(*) FROM runs WHERE duration_s < 0").fetchone() == (0,)
+
+
+def test_a_project_in_the_trash_hides_its_runs(store_dir, con):
+    """Its runs are in `runs`, marked, and in no manifest, until it is restored; others are not touched."""
+    with ailab.start_run("other", project="Other"):
+        pass
+    writer = journal.Writer(con.lab.store, via="cli", by="ada")
+    writer.observe(1000)
+    writer.append(events.ProjectTrashed(project="iris"))
+    assert con.sql("SELECT name, trashed FROM runs ORDER BY started_at").fetchall() == [("first", True), ("other", False)]
+    assert [run.name for run in queries.list_runs(con.lab).rows] == ["other"]
+    assert con.sql("SELECT count(*) FROM manifests").fetchall() == [(1,)]
+    writer.append(events.ProjectRestored(project="iris"))
+    writer.seal()
+    assert con.sql("SELECT count(*) FROM manifests").fetchall() == [(2,)]
+
+
+def test_an_edit_of_a_run_that_is_not_here_makes_no_run(store_dir, con):
+    """A note that came before its run waits for it."""
+    writer = journal.Writer(con.lab.store, via="cli")
+    writer.append(events.NoteChanged(note="early"), run="later")
+    writer.append(events.RunTrashed(), run="nobody")
+    writer.seal()
+    assert con.sql("SELECT name FROM runs").fetchall() == [("first",)]
+    with ailab.start_run("later", id="later", resume="allow"):
+        pass
+    assert con.sql("SELECT name FROM runs ORDER BY started_at").fetchall() == [("first",), ("later",)]
+    assert queries.get_run(con.lab, "later").note == "early"
+
+
+def test_several_writers_of_a_run_and_its_status(store_dir, con):
+    """A worker that joined and left without an end does not take the end of the run's own process away; a new start does."""
+    place = con.lab.store
+    with ailab.start_run("pool", id="pool") as run:
+        worker = journal.Writer(place, run="pool")
+        worker.observe(5000)  # it has seen much more than the run's own process
+        worker.append(events.RunResumed(command="worker"))
+        worker.append(events.MetricsLogged({"x": 1.0}))
+        run.log({"y": 1.0})
+    worker.abandon()
+    con.lab.refresh()
+    assert queries.get_run(con.lab, "pool").status == "completed"
+    again = journal.Writer(place, run="pool")
+    again.observe(con.lab.clock)
+    again.append(events.RunResumed(command="again"))
+    con.lab.refresh()
+    assert queries.get_run(con.lab, "pool").status == "running"
+    again.append(events.RunFinished(status="failed", error="x"))
+    again.seal()
+    con.lab.refresh()
+    assert queries.get_run(con.lab, "pool").status == "failed"

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FORK_WAIT_SECONDS = 5.0
 """How long a fork waits at most for the capture of environment and code that is under way."""
+SEED_BITS = 128
+"""Bits of a seed with its sign; what is larger is a parameter and no seed."""
 BEAT_SECONDS = 15.0
 """A writer that said nothing for so long says that it is there."""
 
@@ -263,7 +265,7 @@ def _last_clock(store: Store, names: list[str]) -> int:
 def _seed_among(params: Mapping[str, Any], default: int | None) -> int | None:
     for name in ("seed", "random_state"):
         value = params.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 128:
+        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < SEED_BITS:
             return value
     return default
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
@@ -245,7 +245,7 @@ def test_names_that_differ_in_case_only_or_look_like_ours_hide_nothing(store_dir
     with ailab.start_run("odd", config={"lr": 1, "LR": 2, "params.lr": 3, "": 4, "nu\0l": 5}) as run:
         run.log({"lr": 6.0, "metrics.lr": 7.0, "": 8.0, "nu\0l": 9.0, "Nu\0L": 10.0})
     rows = con.sql("SELECT * FROM wide WHERE name = 'odd'")
-    values = dict(zip(rows.columns, rows.fetchone(), strict=True))
+    values = dict(zip(rows.columns, rows.fetchall()[0], strict=True))
     assert len({name.lower() for name in rows.columns}) == len(rows.columns)
     own = [value for name, value in values.items() if name not in COLUMNS["runs"].split() and value is not None]
     assert sorted(own) == list(range(1, 11))
@@ -261,17 +261,17 @@ class Clock:
 
     def now(self, zone):
         self.last = next(self.moments, self.last)
-        return self.last.replace(tzinfo=zone)
+        return self.last.astimezone(zone)
 
 
 def test_a_clock_that_goes_wrong_changes_no_order_and_gives_no_negative_time(store_dir, lab, monkeypatch):
     """G14: back by an hour, frozen, 1970, 2100 in the middle of a run: order and last values hold, no duration is negative."""
-    noon = datetime(2026, 3, 29, 12)
+    noon = datetime(2026, 3, 29, 12, tzinfo=timezone.utc)
     jumps = {
         "back": [noon, noon - timedelta(hours=1)],
         "frozen": [noon],
-        "epoch": [noon, noon, datetime(1970, 1, 1)],
-        "future": [noon, noon, noon, datetime(2100, 1, 1), noon],
+        "epoch": [noon, noon, datetime(1970, 1, 1, tzinfo=timezone.utc)],
+        "future": [noon, noon, noon, datetime(2100, 1, 1, tzinfo=timezone.utc), noon],
         "zigzag": [noon + timedelta(seconds=(-1) ** i * i) for i in range(50)],
     }
     for name, moments in jumps.items():
@@ -333,7 +333,7 @@ def test_several_writers_of_a_run_and_its_status(store_dir, con):
     con.lab.refresh()
     assert queries.get_run(con.lab, "pool").status == "completed"
     again = journal.Writer(place, run="pool")
-    again.observe(con.lab.clock)
+    again.observe(10_000)
     again.append(events.RunResumed(command="again"))
     con.lab.refresh()
     assert queries.get_run(con.lab, "pool").status == "running"

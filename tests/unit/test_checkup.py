@@ -493,7 +493,7 @@ def test_settings_that_do_not_parse_are_errors_with_their_line(store, tmp_path, 
     (broken,) = [what for what, where in errors if not where and "pyproject" in what]
     assert broken.startswith(f"{tmp_path / 'pyproject.toml'} does not parse")
     assert {*errors} - {(broken, "")} == {
-        ("AILAB_SEED in .env: 'seven' is no whole number", f"{env}:2"),
+        ("AILAB_SEED in .env: 'seven' is no whole number of 128 bits", f"{env}:2"),
         ("AILAB_STRICT: 'maybe' is no switch", ""),
     }
     assert notes == [("a line that is no NAME=value", f"{env}:5"), ("no setting AILAB_PROJCT", f"{env}:3")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -112,27 +113,31 @@ def test_a_put_that_fails_leaves_nothing_behind(place, scripts, tmp_path):
 
 
 def test_a_killed_put_leaves_no_blob(place, scripts):
-    """Kill -9 while the bytes are written: under the digest's name there is the whole file or none."""
-    process = scripts.start(
-        """
-        import sys
-        from ailab import blobs, store
-        place = store.open_store(sys.argv[1], create=False)
-        print("ready", flush=True)
-        n = 0
-        while True:
-            blobs.put_bytes(place, b"%d" % n * 200_000)
-            n += 1
-        """,
-        place.path,
-    )
-    process.stdout.readline()
-    while not os.path.isdir(place.blobs) or len(files(place)) < 3:
-        pass
-    process.kill()
-    process.wait()
-    kept = [name for name in files(place) if not name.startswith(".tmp-")]
+    """After 6 times kill -9 while bytes are written there is, under a digest's name, the whole file or none."""
+    left = 0
+    for trial in range(6):
+        process = scripts.start(
+            """
+            import sys
+            from ailab import blobs, store
+            place = store.open_store(sys.argv[1], create=False)
+            print("ready", flush=True)
+            n = int(sys.argv[2])
+            while True:
+                blobs.put_bytes(place, b"%08d" % n * 400_000)
+                n += 1
+            """,
+            place.path,
+            trial * 1000,
+        )
+        process.stdout.readline()
+        time.sleep(0.02 + 0.01 * trial)
+        process.kill()
+        process.wait()
+        kept = [name for name in files(place) if not name.startswith(".tmp-")]
+        for name in kept:
+            assert digest_of((Path(place.blobs) / name).read_bytes()) == os.path.basename(name)
+        left = len(files(place)) - len(kept)
+        assert left <= trial + 1
+    print(len(kept), "blobs,", left, "kills within a write")
     assert kept
-    for name in kept:
-        assert digest_of((Path(place.blobs) / name).read_bytes()) == os.path.basename(name)
-    assert len(files(place)) - len(kept) <= 1

@@ -364,6 +364,24 @@ def test_whole_lines_deleted_doubled_or_swapped_are_found(place, what):
         assert len(seen) == len(lines) - (what == "delete"), (what, i)
 
 
+def test_a_line_of_another_segment_in_a_lines_place_is_found(place):
+    """Its checksum is right and so is its seq; only the chain tells that it does not belong here."""
+    paths = []
+    for loss in (0.25, 0.75):
+        writer = journal.Writer(place, run="r1")
+        for i in range(4):
+            writer.append(events.MetricsLogged({"loss": loss}, i))
+        writer.seal()
+        paths.append(place.segment_path(writer.name))
+    ours, theirs = (Path(path).read_bytes().splitlines(keepends=True) for path in paths)
+    for i in range(1, len(ours) - 1):
+        Path(paths[0]).write_bytes(b"".join([*ours[:i], theirs[i], *ours[i + 1 :]]))
+        with pytest.raises(DamageError) as raised:
+            list(journal.scan(paths[0], mode="strict"))
+        assert (raised.value.kind, raised.value.line) == ("gap", i + 1)
+        assert [(p.kind, p.line) for p in everything(place)[1]][:2] == [("gap", i + 1), ("gap", i + 2)]
+
+
 def test_one_bad_thing_never_hides_the_rest(place, tmp_path):
     """G20: a damaged line, an empty file, a folder named like a segment, a copy, rubbish, a file that is gone: others come."""
     good = sealed(place)

@@ -1,442 +1,22 @@
-"""What a training script holds: every value kept or refused by name, every end told rightly, and training never broken."""
+"""A run's life: how it starts, what it is told, whose it is, how it ends, and how it is taken up again."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import functools
-import math
+import contextvars
 import os
 import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
-from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
+from recorded import detail, lines_of, payloads
 
 import ailab
-from ailab import events, journal, queries, runs, store
-from ailab.errors import NotFoundError, RejectedError, SettingError, StoreError
-
-
-class Tensor:
-    """A scalar as array libraries have it: `item`, `shape`, and no way into JSON."""
-
-    shape = ()
-
-    def __init__(self, value):
-        self.value = value
-
-    def item(self):
-        return self.value
-
-
-class Unprintable:
-    def __repr__(self):
-        raise RuntimeError("no text")
-
-
-def lines_of(run):
-    """Every event of a run as written, in the order of its segments; the journal must be without fault."""
-    found = []
-    for name in run.store.segments_of_run(run.id):
-        found += journal.scan(run.store.segment_path(name), mode="strict")
-    return found
-
-
-def payloads(run, kind):
-    return [msgspec.json.decode(line.data) for line in lines_of(run) if line.kind == kind]
-
-
-def detail(lab, run):
-    catalogue = lab()
-    assert catalogue.problems == []
-    return queries.get_run(catalogue, run.id)
-
-
-# -- values ------------------------------------------------------------------------------------------------------------
-
-KEPT = {
-    "int": (7, 7, 7.0, None),
-    "zero": (0, 0, 0.0, None),
-    "minus zero": (-0.0, -0.0, -0.0, None),
-    "denormal": (5e-324, 5e-324, 5e-324, None),
-    "greatest": (1.7976931348623157e308, 1.7976931348623157e308, 1.7976931348623157e308, None),
-    "third": (1 / 3, 1 / 3, 1 / 3, None),
-    "true": (True, 1, 1.0, None),
-    "nan": (math.nan, "NaN", math.nan, None),
-    "inf": (math.inf, "Infinity", math.inf, None),
-    "-inf": (-math.inf, "-Infinity", -math.inf, None),
-    "2**53+1": (2**53 + 1, 2**53 + 1, float(2**53), "9007199254740993"),
-    "2**60": (2**60, 2**60, float(2**60), None),
-    "2**63": (2**63, 2**63, float(2**63), None),
-    "2**63+1": (2**63 + 1, 2**63 + 1, float(2**63), str(2**63 + 1)),
-    "2**64": (2**64, 2**64, float(2**64), None),
-    "-2**63-1": (-(2**63) - 1, -(2**63) - 1, -float(2**63), str(-(2**63) - 1)),
-    "10**30": (10**30, 10**30, 1e30, str(10**30)),
-    "10**38": (10**38, 10**38, 1e38, str(10**38)),
-    "10**300": (10**300, 10**300, 1e300, str(10**300)),
-    "10**400": (10**400, 10**400, math.inf, str(10**400)),
-    "-10**400": (-(10**400), -(10**400), -math.inf, str(-(10**400))),
-    "float64": (np.float64(0.1), 0.1, 0.1, None),
-    "float64 nan": (np.float64("nan"), "NaN", math.nan, None),
-    "float32": (np.float32(0.1), 0.10000000149011612, 0.10000000149011612, None),
-    "int64": (np.int64(2**53 + 1), 2**53 + 1, float(2**53), "9007199254740993"),
-    "bool_": (np.bool_(1), 1, 1.0, None),
-    "0-d": (np.array(0.25), 0.25, 0.25, None),
-    "tensor": (Tensor(0.5), 0.5, 0.5, None),
-    "decimal": (Decimal("0.1"), "0.1", 0.1, "0.1"),
-    "decimal 1E+3": (Decimal("1E+3"), "1E+3", 1000.0, "1E+3"),
-    "long decimal": (Decimal("0.1234567890123456789012345"), "0.1234567890123456789012345", 0.12345678901234568,
-                     "0.1234567890123456789012345"),
-    "decimal 1E+400": (Decimal("1E+400"), "1E+400", math.inf, "1E+400"),
-    "decimal nan": (Decimal("NaN"), "NaN", math.nan, None),
-    "": (1.5, 1.5, 1.5, None),
-    "nul\0name": (2.5, 2.5, 2.5, None),
-    'quote"and\'name': (3.5, 3.5, 3.5, None),
-    "slash/and space": (4.5, 4.5, 4.5, None),
-    "ünïcode ✓": (5.5, 5.5, 5.5, None),
-}  # fmt: skip
-"""Name: (value logged, JSON value in journal and final metrics, double in the view, exact)."""
-
-
-def same(left, right):
-    """Equal bit for bit, NaN equal to NaN."""
-    if isinstance(left, float) and isinstance(right, float):
-        return (math.isnan(left) and math.isnan(right)) or (left == right and math.copysign(1, left) == math.copysign(1, right))
-    return left == right and isinstance(left, str) == isinstance(right, str)
-
-
-@pytest.mark.parametrize("together", [False, True], ids=["one by one", "in one call"])
-def test_a_value_is_the_same_in_journal_views_answers_and_history(store_dir, lab, together):
-    """Whatever number goes in, the journal, `metrics`, final_metrics and history() give that number back."""
-    with ailab.start_run("values") as run:
-        if together:
-            run.log({name: value for name, (value, *_) in KEPT.items()})
-        else:
-            for name, (value, *_) in KEPT.items():
-                run.log({name: value})
-    logged = {k: v for point in payloads(run, "metrics.logged") for k, v in point["values"].items()}
-    catalogue = lab()
-    assert catalogue.problems == []
-    rows = catalogue.con.execute("SELECT key, value, exact FROM metrics").fetchall()
-    seen = {key: (value, exact) for key, value, exact in rows}
-    final = queries.get_run(catalogue, run.id).final_metrics
-    past = {row["key"]: (row["value"], row["exact"]) for row in run.history().rows()}
-    wrong = {}
-    for name, (_, written, double, exact) in KEPT.items():
-        found = (logged.get(name), final.get(name), seen.get(name), past.get(name))
-        wanted = (written, written, (double, exact), (double, exact))
-        if not (
-            same(found[0], wanted[0])
-            and same(found[1], wanted[1])
-            and all(f is not None and same(f[0], w[0]) and f[1] == w[1] for f, w in zip(found[2:], wanted[2:], strict=True))
-        ):
-            wrong[name] = (found, wanted)
-    assert wrong == {}
-
-
-REFUSED = {
-    "text": "0.5",
-    "none": None,
-    "complex": 1j,
-    "list": [1.0],
-    "array": np.zeros(2),
-    "object": object(),
-    "no repr": Unprintable(),
-    "bytes": b"5",
-    "huge": 10**5000,
-    "signal": Decimal("sNaN"),
-}
-
-
-def test_a_value_that_is_no_number_is_left_out_with_one_warning(store_dir, lab, capsys):
-    """One warning names key, value and reason; the other metrics of the call and the next calls are there."""
-    recorded = {}
-    for name, value in REFUSED.items():
-        with ailab.start_run(name) as recorded[name]:
-            for step in range(3):
-                recorded[name].log({"good": step / 2, f"bad/{name}": value}, step=step)
-        said = capsys.readouterr().err.splitlines()
-        assert len(said) == 1
-        assert f"'bad/{name}'" in said[0]
-        assert "training goes on" in said[0]
-    catalogue = lab()
-    for run in recorded.values():
-        assert queries.get_run(catalogue, run.id).final_metrics == {"good": 1.0}
-        assert [p["values"] for p in payloads(run, "metrics.logged")] == [{"good": 0}, {"good": 0.5}, {"good": 1.0}]
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_strict_raises_where_a_value_is_no_number(store_dir, name):
-    """With strict=True the refusal is an exception that names the key, and the run goes on afterwards."""
-    run = ailab.start_run("strict", strict=True)
-    with pytest.raises(RejectedError, match="bad"):
-        run.log({"bad": REFUSED[name]})
-    run.log({"good": 1})
-    run.finish()
-    assert payloads(run, "metrics.logged")[-1] == {"values": {"good": 1}}
-
-
-def test_metrics_that_are_no_dictionary_are_refused(store_dir, capsys):
-    with ailab.start_run("x") as run:
-        for wrong in (None, 5, "loss", [1, 2], object()):
-            run.log(wrong)
-    assert payloads(run, "metrics.logged") == []
-    assert "metrics are a dictionary" in capsys.readouterr().err
-
-
-def test_steps_come_in_any_order_and_every_point_is_kept(store_dir, lab):
-    """Backwards, twice, negative, of numpy: each step is there as given; without one the views count."""
-    given = [5, 3, 3, -2, np.int64(9), 4.0, True, 2**62]
-    with ailab.start_run("steps") as run:
-        for i, step in enumerate(given):
-            run.log({"a": float(i)}, step=step)
-        for i in range(3):
-            run.log({"b": i})
-    catalogue = lab()
-    rows = catalogue.con.execute("SELECT step, value FROM metrics WHERE key = 'a' ORDER BY value").fetchall()
-    assert rows == [(int(step), float(i)) for i, step in enumerate(given)]
-    assert catalogue.con.execute("SELECT step, value FROM metrics WHERE key = 'b' ORDER BY seq").fetchall() == [
-        (0, 0),
-        (1, 1),
-        (2, 2),
-    ]
-
-
-def test_a_step_that_is_no_whole_number_costs_the_step_not_the_point(store_dir, capsys):
-    """The point is kept without its step, with one warning."""
-    for step in ("5", 2.5, math.nan, object(), [1], np.uint64(2**64 - 1)):
-        with ailab.start_run("steps") as run:
-            run.log({"a": 1.5}, step=step, time=86400)
-        said = capsys.readouterr().err.splitlines()
-        assert len(said) == 1
-        assert "step" in said[0]
-        assert payloads(run, "metrics.logged") == [{"values": {"a": 1.5}, "time": 86400.0}]
-
-
-def test_the_callers_own_time_is_kept(store_dir, lab):
-    """`time` in seconds since 1970 is the point's time."""
-    with ailab.start_run("time") as run:
-        run.log({"a": 1}, time=86400.25)
-        run.log({"a": 2}, time=-1.5)
-    rows = lab().con.execute('SELECT CAST("time" AS VARCHAR) FROM metrics ORDER BY seq').fetchall()
-    assert rows == [("1970-01-02 00:00:00.25",), ("1969-12-31 23:59:58.5",)]
-
-
-def test_a_time_that_is_no_time_hides_nothing(store_dir, lab, capsys):
-    """The point counts at the moment of logging and keeps its step, and the store stays readable."""
-    times = (1e300, -1e300, math.nan, math.inf, "noon", "5", 2**70, 1e16, object())
-    with ailab.start_run("time") as run:
-        for step, time in enumerate(times):
-            run.log({"a": 1}, step=step, time=time)
-        # what another program may have written
-        run._writer.append(events.MetricsLogged({"a": 1}, len(times), 1e300))
-    query = """SELECT step, "time" > '2020-01-01' AND "time" < '2100-01-01' FROM metrics ORDER BY seq"""
-    assert lab().con.execute(query).fetchall() == [(step, True) for step in range(len(times) + 1)]
-    assert capsys.readouterr().err == "ailab: time 1e+300 is no time at step 0; the points are kept without it\n"
-
-
-def test_parameters_are_kept_and_bad_ones_named(store_dir, lab, capsys):
-    """Nested names joined, secrets redacted, odd objects as text, a circle ended; one warning for each bad one."""
-    circle: dict[str, object] = {"x": 1}
-    circle["again"] = circle["more"] = circle
-    config = {"lr": 0.1, "opt": {"name": "sgd", "nesterov": True}, "api_key": "sk-proj-abcdef123456", "bad": Unprintable(),
-              "big": 10**30, "path": Path("/x"), "nan": math.nan, "none": None, "bytes\ud800": "a\udc00"}  # fmt: skip
-    with ailab.start_run("params", config=config) as run:
-        run.log_params({"circle": circle})
-        run.log_param("lr", 0.2)
-        run.config["late"] = [1, 2]
-        run.config.update({"opt/name": "adam"})
-    found = detail(lab, run).params
-    assert found.pop("circle/x") == 1
-    assert {k: v for k, v in found.items() if not k.startswith("circle")} == {
-        "lr": 0.2, "opt/name": "adam", "opt/nesterov": True, "api_key": "[redacted]", "bad": f"<{__name__}.Unprintable>",
-        "big": 10**30, "path": "/x", "nan": "NaN", "none": None, "bytes\\ud800": "a\\udc00", "late": [1, 2],
-    }  # fmt: skip
-    said = capsys.readouterr().err.splitlines()
-    assert len([line for line in said if "'bad'" in line]) == 1
-    assert "left out" not in "".join(said)
-    assert "sk-proj" not in Path(run.store.segment_path(run.store.segments_of_run(run.id)[0])).read_text()
-
-
-def test_a_secret_in_a_nested_dataclass_or_list_is_redacted(store_dir):
-    """A secret's name counts wherever it stands."""
-
-    @dataclasses.dataclass
-    class Config:
-        token: str = "hf_aaaaaaaaaaaaaaaaaaaaaaaa"
-        lr: float = 0.1
-
-    with ailab.start_run("secret", config={"c": Config(), "l": [{"password": "hunter22"}]}) as run:
-        pass
-    assert payloads(run, "run.started")[0]["params"] == {
-        "c": {"token": "[redacted]", "lr": 0.1},
-        "l": [{"password": "[redacted]"}],
-    }
-
-
-def test_summary_counts_above_the_last_point_and_the_end_above_summary(store_dir, lab):
-    with ailab.start_run("final") as run:
-        run.log({"a": 1, "b": 1, "c": 1})
-        run.summary["b"] = 2
-        run.summary.update({"c": np.float32(2), "word": "fine"})
-        run.finish(final_metrics={"c": 3})
-    assert detail(lab, run).final_metrics == {"a": 1, "b": 2, "c": 3}
-    assert run.summary["word"] == "fine"
-
-
-# -- nothing that a caller hands over breaks training -----------------------------------------------------------------
-
-NONSENSE = {
-    "log": lambda run: run.log(5),
-    "log text": lambda run: run.log({"a": "x"}, step="y", time="z"),
-    "log_metric": lambda run: run.log_metric(None, None),
-    "log_params": lambda run: run.log_params(5),
-    "log_params None": lambda run: run.log_params(None),
-    "log_artifact none": lambda run: run.log_artifact(None),
-    "log_artifact missing": lambda run: run.log_artifact("no/such/file"),
-    "log_artifact empty": lambda run: run.log_artifact(""),
-    "log_artifact nul": lambda run: run.log_artifact("a\0b"),
-    "log_artifacts None": lambda run: run.log_artifacts(None),
-    "log_artifacts number": lambda run: run.log_artifacts(5),
-    "log_artifacts mixed": lambda run: run.log_artifacts([None, 5, "missing"]),
-    "log_text number": lambda run: run.log_text(5, "x.txt"),
-    "log_text no path": lambda run: run.log_text("x", None),
-    "log_text empty path": lambda run: run.log_text("x", ""),
-    "log_dict": lambda run: run.log_dict({1: {2, 3}}, 5),
-    "log_figure": lambda run: run.log_figure("no figure"),
-    "log_image": lambda run: run.log_image(object()),
-    "log_table": lambda run: run.log_table(5),
-    "log_table lengths": lambda run: run.log_table({"a": [1], "b": [1, 2]}),
-    "log_table rows": lambda run: run.log_table([{"a": 1}, 5]),
-    "set_tags": lambda run: run.set_tags(5),
-    "set_tag": lambda run: run.set_tag(None, Unprintable()),
-    "note": lambda run: run.note(Unprintable()),
-    "define_metric goal": lambda run: run.define_metric("a", goal="up"),
-    "define_metric key": lambda run: run.define_metric(object()),
-    "config": lambda run: run.config.update(5, lr=1),
-    "summary": lambda run: run.summary.update(5),
-    "summary item": lambda run: run.summary.__setitem__("x", Unprintable()),
-    "finish status": lambda run: run.finish("sideways"),
-    "finish status number": lambda run: run.finish(5),
-    "finish metrics": lambda run: run.finish(final_metrics=5),
-}
-
-
-def test_nonsense_in_a_verb_never_reaches_training(store_dir, lab, capsys):
-    """Each verb says what is wrong and goes on; every run is there, completed, and the store has no fault."""
-    recorded, silent = {}, []
-    for what, call in NONSENSE.items():
-        with ailab.start_run(what) as recorded[what]:
-            recorded[what].log({"before": 1})
-            call(recorded[what])
-            if recorded[what].status == "running":
-                recorded[what].log({"after": 1})
-        if not capsys.readouterr().err:
-            silent.append(what)
-    catalogue = lab()
-    problems = [problem for problem in catalogue.problems if "metric.described" not in problem]  # its key was no text
-    assert (problems, silent) == ([], [])
-    found = {what: queries.get_run(catalogue, run.id) for what, run in recorded.items()}
-    assert {what: run.status for what, run in found.items()} == dict.fromkeys(NONSENSE, "completed")
-    assert all(run.final_metrics["before"] == 1 for run in found.values())
-
-
-STARTS = {
-    "config list": {"config": [1, 2]},
-    "config number": {"config": 5},
-    "config unprintable": {"config": {"a": Unprintable()}},
-    "params text": {"params": "lr=1"},
-    "tags number": {"tags": 5},
-    "parent number": {"parent": 5},
-    "seed text": {"seed": "abc"},
-    "seed half": {"seed": 1.5},
-    "seed object": {"seed": object()},
-    "seed huge": {"seed": 10**60},
-    "capture": {"capture": "sometimes"},
-    "name number": {"name": 5},
-    "name surrogate": {"name": "caf\udce9"},
-    "group surrogate": {"group": "caf\udce9"},
-    "project surrogate": {"project": "caf\udce9"},
-    "dataset surrogate": {"dataset_id": "caf\udce9"},
-    "note surrogate": {"note": "caf\udce9"},
-    "note unprintable": {"note": Unprintable()},
-    "description object": {"description": object()},
-    "description number": {"description": 5},
-    "group object": {"group": object()},
-    "mode": {"mode": "sideways"},
-    "resume": {"resume": "perhaps"},
-    "id": {"id": "no/good id"},
-    "id route": {"id": "compare"},
-    "id number": {"id": 5},
-    "strict": {"strict": "perhaps"},
-    "durable": {"durable": "perhaps"},
-    "wandb": {"wandb": True},
-}
-
-
-def test_a_bad_argument_of_start_run_costs_itself_not_the_run(store_dir, lab, capsys):
-    """Whatever is wrong with one argument, the run is recorded with all the rest."""
-    recorded = {}
-    for what, given in STARTS.items():
-        with ailab.start_run(**{"project": "Iris", "group": "g", "seed": 3, **given}, nested=False) as recorded[what]:
-            recorded[what].log({"a": 1}, step=1)
-            recorded[what].log_params({"late": 2})
-    catalogue = lab()
-    assert catalogue.problems == []
-    wrong = {}
-    for what, run in recorded.items():
-        try:
-            found = queries.get_run(catalogue, run.id)
-        except NotFoundError as problem:
-            wrong[what] = str(problem)
-            continue
-        seen = (found.status, found.final_metrics, found.params["late"], found.project is None, found.group is None)
-        if seen != ("completed", {"a": 1}, 2, False, False):
-            wrong[what] = seen
-    assert wrong == {}
-
-
-def test_training_goes_on_when_standard_error_is_closed(store_dir, scripts, lab):
-    """A warning that can be told to nobody is no reason to stop."""
-    scripts.run("""
-        import ailab, sys
-        with ailab.start_run("quiet") as run:
-            sys.stderr.close()
-            run.log({"a": "x"})
-            run.log({"a": 1})
-        with ailab.start_run("none") as run:
-            sys.stderr = None
-            run.log({"b": "x"})
-            run.log({"b": 1})
-    """)
-    catalogue = lab()
-    assert [r.final_metrics for r in queries.list_runs(catalogue, queries.RunFilter(sort="name")).rows] == [{"b": 1}, {"a": 1}]
-
-
-def test_logging_after_the_end_is_said_once_and_changes_nothing(store_dir, lab, capsys):
-    run = ailab.start_run("late")
-    run.log({"a": 1})
-    run.finish()
-    for _ in range(3):
-        run.log({"a": 2})
-    run.note("late")
-    run.finish("failed")
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    found = detail(lab, run)
-    assert (found.status, found.final_metrics, found.note) == ("completed", {"a": 1}, None)
-
-
-def test_silent_says_nothing(store_dir, capsys):
-    with ailab.start_run("silent", silent=True) as run:
-        run.log({"a": "x"})
-        run.log_artifact("missing")
-    assert capsys.readouterr().err == ""
-
+from ailab import events, queries, runs, store
+from ailab.errors import RejectedError, SettingError, StoreError
 
 # -- ends --------------------------------------------------------------------------------------------------------------
 
@@ -622,6 +202,18 @@ def test_a_thread_without_a_run_of_its_own_uses_the_only_one(store_dir, capsys):
     assert "without a run" in capsys.readouterr().err
 
 
+def test_a_thread_with_a_copied_context_logs_into_that_contexts_run(store_dir):
+    """With several runs open, a context says which one is meant, in whatever thread it is run."""
+    with ailab.start_run("outer") as outer:
+        there = contextvars.copy_context()
+        with ailab.start_run("inner") as inner, ThreadPoolExecutor(2) as pool:
+            here = contextvars.copy_context()
+            pool.submit(there.run, ailab.log, {"o": 1}).result()
+            pool.submit(here.run, ailab.log, {"i": 1}).result()
+    assert payloads(outer, "metrics.logged") == [{"values": {"o": 1}}]
+    assert payloads(inner, "metrics.logged") == [{"values": {"i": 1}}]
+
+
 def test_async_tasks_each_have_their_own_run(store_dir, lab):
     """Tasks that take turns never log into each other's run, and their runs are children of the one around them."""
 
@@ -648,195 +240,6 @@ def test_async_tasks_each_have_their_own_run(store_dir, lab):
         values = [p.value for p in queries.metric_points(catalogue, child, keys=["x"]).rows]
         assert values == [n * 100 + i for i in range(5)]
     assert queries.get_run(catalogue, sweep.id).final_metrics == {"outer": 1}
-
-
-# -- log_run -----------------------------------------------------------------------------------------------------------
-
-
-def only_run(lab):
-    catalogue = lab()
-    assert catalogue.problems == []
-    (summary,) = queries.list_runs(catalogue).rows
-    return queries.get_run(catalogue, summary.run_id)
-
-
-def test_log_run_takes_the_bound_arguments_defaults_included(store_dir, lab):
-    @ailab.log_run
-    def train(model, /, lr=0.1, *sizes, seed=4, **rest):
-        """Docstring."""
-        return model, lr, sizes, seed, rest
-
-    assert train("svm", 0.2, 3, 4, extra=True) == ("svm", 0.2, (3, 4), 4, {"extra": True})
-    found = only_run(lab)
-    assert found.params == {"model": "svm", "lr": 0.2, "sizes": [3, 4], "seed": 4, "extra": True}
-    assert (found.name, found.seed, found.status) == ("train", 4, "completed")
-    assert (train.__name__, train.__doc__) == ("train", "Docstring.")
-
-
-def test_log_run_with_arguments_of_start_run(store_dir, lab):
-    @ailab.log_run(project="Iris", name="named", tags=["a"], params={"fixed": 1})
-    def train(lr=0.1):
-        ailab.log({"loss": lr})
-
-    train()
-    found = only_run(lab)
-    assert (found.project, found.name, found.tags, found.params) == ("Iris", "named", {"a": None}, {"fixed": 1, "lr": 0.1})
-    assert found.final_metrics == {"loss": 0.1}
-
-
-def test_log_run_on_methods_leaves_out_self(store_dir, lab):
-    class Trainer:
-        @ailab.log_run
-        def fit(self, n=1):
-            return n
-
-        @classmethod
-        @ailab.log_run
-        def make(cls, n=2):
-            return n
-
-        @staticmethod
-        @ailab.log_run
-        def still(n=3):
-            return n
-
-    assert (Trainer().fit(), Trainer.make(), Trainer.still(n=5)) == (1, 2, 5)
-    rows = lab().con.execute("SELECT name, params ->> '$.n' FROM runs ORDER BY started_at").fetchall()
-    assert rows == [("fit", "1"), ("make", "2"), ("still", "5")]
-
-
-def test_log_run_of_a_call_that_does_not_fit_raises_pythons_own_error(store_dir, lab):
-    @ailab.log_run
-    def train(lr):
-        return lr
-
-    with pytest.raises(TypeError, match="missing 1 required positional argument: 'lr'"):
-        train()
-    with pytest.raises(TypeError, match="unexpected keyword argument 'nope'"):
-        train(1, nope=2)
-    assert [row.status for row in queries.list_runs(lab()).rows] == ["failed", "failed"]
-
-
-def test_log_run_on_a_generator_lasts_until_it_ends(store_dir, lab):
-    """A generator's run is open while it yields, takes what it logs, and ends with it."""
-
-    @ailab.log_run
-    def epochs(n=3):
-        for i in range(n):
-            ailab.log({"i": i}, step=i)
-            yield i
-        return {"final_metrics": {"done": n}}
-
-    assert list(epochs()) == [0, 1, 2]
-    found = only_run(lab)
-    assert (found.status, found.final_metrics) == ("completed", {"i": 2, "done": 3})
-
-
-def test_log_run_on_a_generator_that_is_left_early(store_dir, lab):
-    """Whoever breaks out of the loop has not made the run fail."""
-
-    @ailab.log_run
-    def epochs():
-        i = 0
-        while True:
-            ailab.log({"i": i})
-            yield i
-            i += 1
-
-    for i in epochs():
-        if i == 2:
-            break
-    found = only_run(lab)
-    assert (found.status, found.final_metrics) == ("completed", {"i": 2})
-
-
-def test_log_run_on_an_async_generator(store_dir, lab):
-    @ailab.log_run
-    async def epochs(n=3):
-        for i in range(n):
-            ailab.log({"i": i})
-            yield i
-
-    async def take():
-        return [i async for i in epochs()]
-
-    assert asyncio.run(take()) == [0, 1, 2]
-    found = only_run(lab)
-    assert (found.status, found.final_metrics, found.params) == ("completed", {"i": 2}, {"n": 3})
-
-
-def test_log_run_on_something_without_a_name(store_dir, lab):
-    """A partial or a callable object has no name of its own; its run has one."""
-
-    class Trainer:
-        def __call__(self, lr=0.1):
-            return lr
-
-    def train(model, lr=0.1):
-        return model, lr
-
-    assert ailab.log_run(functools.partial(train, "svm"))(lr=2) == ("svm", 2)
-    assert ailab.log_run(Trainer())(lr=3) == 3
-    assert [r.final_metrics for r in queries.list_runs(lab()).rows] == [{}, {}]
-
-
-def test_log_run_on_an_exception(store_dir, lab):
-    problem = Halt("stop")
-
-    @ailab.log_run
-    def train():
-        ailab.log({"a": 1})
-        raise problem
-
-    with pytest.raises(Halt) as raised:
-        train()
-    assert raised.value is problem
-    assert (only_run(lab).status, only_run(lab).final_metrics) == ("failed", {"a": 1})
-
-
-class Answer(dict):
-    """A result of a subclass is handed on as itself."""
-
-
-ANSWERS = [
-    ({"final_metrics": {"acc": 0.9, "n": np.int64(3)}}, {"acc": 0.9, "n": 3}, {}),
-    ({"acc": 0.9, "loss": np.float32(0.5)}, {"acc": 0.9, "loss": 0.5}, {}),
-    ({"acc": 0.9, "model": "svm"}, {}, {}),
-    ({"final_metrics": {"acc": "good"}}, {}, {}),
-    ({"final_metrics": 5}, {}, {}),
-    ({"final_metrics": {"acc": 1}, "artifacts": 5}, {"acc": 1}, {}),
-    ({"final_metrics": {"acc": 1}, "artifacts": None, "tags": 5, "note": 7}, {"acc": 1}, {"note": "7"}),
-    ({"dataset_id": "iris@v1", "tags": ["x"], "note": "n"}, {}, {"dataset_id": "iris@v1", "tags": {"x": None}, "note": "n"}),
-    ({"final_metrics": {"a": 1}, "artifacts": ["f.txt", Path("g.txt")]}, {"a": 1}, {"artifacts": ["f.txt", "g.txt"]}),
-    ({"final_metrics": {"a": 1}, "artifacts": "f.txt"}, {"a": 1}, {"artifacts": ["f.txt"]}),
-    ({"final_metrics": {"a": 1}, "artifacts": Path("f.txt")}, {"a": 1}, {"artifacts": ["f.txt"]}),
-    (None, {}, {}),
-    (0.9, {}, {}),
-    ([1, 2], {}, {}),
-    ("text", {}, {}),
-    ({}, {}, {}),
-    (Answer(final_metrics={"a": 1}), {"a": 1}, {}),
-]
-"""(return value, final metrics, other fields of the run)."""
-
-
-def test_what_a_function_returns_is_recorded_and_handed_on(store_dir, lab, tmp_path):
-    (tmp_path / "f.txt").write_text("f")
-    (tmp_path / "g.txt").write_text("g")
-
-    @ailab.log_run
-    def train(number):
-        return ANSWERS[number][0]
-
-    for number, (answer, *_) in enumerate(ANSWERS):
-        assert train(number) is answer
-    catalogue = lab()
-    assert catalogue.problems == []
-    rows = catalogue.con.execute("SELECT run_id FROM runs ORDER BY CAST(params ->> '$.number' AS INT)").fetchall()
-    for (run_id,), (_, final, rest) in zip(rows, ANSWERS, strict=True):
-        found = queries.get_run(catalogue, run_id)
-        assert (found.status, found.final_metrics) == ("completed", final)
-        assert {name: getattr(found, name) for name in rest} == rest
 
 
 # -- what a run is told -------------------------------------------------------------------------------------------------
@@ -882,15 +285,6 @@ def test_where_the_dataset_comes_from(store_dir, lab, monkeypatch):
         train(returned)
     rows = lab().con.execute("SELECT dataset_id FROM runs ORDER BY started_at").fetchall()
     assert [row[0] for row in rows] == [expected for *_, expected in cases]
-
-
-def test_a_parameter_called_dataset_id_is_the_dataset(store_dir, lab):
-    @ailab.log_run
-    def train(dataset_id="digits"):
-        return None
-
-    train()
-    assert only_run(lab).dataset_id == "digits"
 
 
 def test_where_the_seed_comes_from(store_dir, lab, monkeypatch):
@@ -1051,6 +445,77 @@ def test_disabled_touches_no_file(store_dir, tmp_path, monkeypatch, how):
         run.summary["x"] = 1
         assert (run.mode, run.config["lr"], run.summary["x"]) == ("disabled", 1, 1)
     assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
+
+
+# -- beside W&B ---------------------------------------------------------------------------------------------------------
+
+
+class OtherRun:
+    """A run of W&B, as far as we use one; its service may be down."""
+
+    url = "https://wandb.example/me/p/runs/1"
+
+    def __init__(self, *, broken=False):
+        self.logged, self.finished, self.broken = [], False, broken
+
+    def log(self, values, step=None):
+        if self.broken:
+            raise ConnectionError("no network")
+        self.logged.append((values, step))
+
+    def finish(self):
+        self.finished = True
+        if self.broken:
+            raise ConnectionError("no network")
+
+
+def other_tracker(monkeypatch, *, active=None, started=None):
+    """Put a module called wandb in place, with an active run or one that `init` starts."""
+    calls = []
+
+    def init(**given):
+        calls.append(given)
+        if started is None:
+            raise ConnectionError("no network")
+        return started
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=active, init=init))
+    return calls
+
+
+def test_an_active_run_of_another_tracker_gives_its_address_and_nothing_else(store_dir, lab, monkeypatch):
+    active = OtherRun()
+    other_tracker(monkeypatch, active=active)
+    with ailab.start_run("x") as run:
+        run.log({"a": 1})
+    assert (active.logged, active.finished) == ([], False)
+    assert detail(lab, run).wandb_url == OtherRun.url
+
+
+def test_a_run_can_be_mirrored(store_dir, lab, monkeypatch):
+    """Points go to both; the other run gets its project and parameters, and ends with ours if we started it."""
+    started = OtherRun()
+    calls = other_tracker(monkeypatch, started=started)
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    with ailab.start_run("x", project="ours", config={"lr": 0.1}, wandb=True) as run:
+        run.log({"a": np.float32(0.5), "bad": "x"}, step=3)
+        run.log_metric("b", 1)
+    assert calls == [{"project": "theirs", "name": "x", "config": {"lr": 0.1}}]
+    assert (started.logged, started.finished) == ([({"a": 0.5}, 3), ({"b": 1}, None)], True)
+    found = detail(lab, run)
+    assert (found.wandb_url, found.final_metrics) == (OtherRun.url, {"a": 0.5, "b": 1})
+
+
+@pytest.mark.parametrize("how", ["init fails", "log fails"])
+def test_another_tracker_that_fails_takes_nothing_with_it(store_dir, lab, monkeypatch, capsys, how):
+    """Our run has everything, the failure is said once."""
+    other_tracker(monkeypatch, started=None if how == "init fails" else OtherRun(broken=True))
+    with ailab.start_run("x", wandb=True) as run:
+        for i in range(5):
+            run.log({"a": i}, step=i)
+    assert capsys.readouterr().err.count("no network") == 1
+    found = detail(lab, run)
+    assert (found.status, found.final_metrics) == ("completed", {"a": 4})
 
 
 # -- several stores, one process ---------------------------------------------------------------------------------------

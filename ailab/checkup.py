@@ -44,7 +44,7 @@ LEFTOVER_SECONDS = 3600.0
 FREE_LOW = 1 << 30
 FREE_NONE = 50 << 20
 ENDED = frozenset({"completed", "failed", "killed"})
-_BELONGS = frozenset({MARKER, "README.md", ".gitignore", "segments", "blobs", "claims", "schema"})
+_BELONGS = frozenset({MARKER, "README.md", ".gitignore", "segments", "blobs", "compacted", "claims", "cache", "schema"})
 _FOLDER_NAME = 2
 
 Level = Literal["ok", "note", "warning", "error"]

@@ -60,7 +60,7 @@ class DamageError(AilabError, ValueError):
         path: the file.
         line: 1-based line number, 0 where the whole file is meant.
         offset: byte offset of the line's first byte.
-        kind: torn-tail, torn-write, bad-checksum, bad-json, gap, duplicate, unknown-version, unreadable.
+        kind: torn-tail, torn-write, bad-checksum, bad-json, gap, duplicate, missing, unknown-version, unreadable.
     """
 
     def __init__(self, kind: str, *, path: str, line: int = 0, offset: int = 0, detail: str = "") -> None:

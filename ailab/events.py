@@ -102,6 +102,23 @@ class HeartbeatSent(Event, frozen=True, omit_defaults=True, kw_only=True):
     kind: ClassVar[str] = "heartbeat.sent"
 
 
+class EventRedacted(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """The data of the event `segment`:`seq`, or the bytes of the blob `sha256`, are to be removed wherever a copy is."""
+
+    kind: ClassVar[str] = "event.redacted"
+    segment: str | None = None
+    seq: int | None = None
+    sha256: str | None = None
+    reason: str = ""
+
+
+class RunPurged(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """The data of every event of the line's run are to be removed."""
+
+    kind: ClassVar[str] = "run.purged"
+    reason: str = ""
+
+
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +362,7 @@ class ProjectRestored(Event, frozen=True, omit_defaults=True, kw_only=True):
 KINDS: dict[str, type[Event]] = {
     event.kind: event
     for event in (
-        SegmentOpened, SegmentSealed, SegmentClosed, WritesDropped, HeartbeatSent,
+        SegmentOpened, SegmentSealed, SegmentClosed, WritesDropped, HeartbeatSent, EventRedacted, RunPurged,
         RunStarted, RunResumed, RunChanged, ParametersAdded, MetricsLogged, MetricDescribed, SummarySet,
         ArtifactAdded, ArtifactTrashed, ArtifactRestored, MediaLogged, RunFinished,
         EnvironmentCaptured, CodeCaptured,
@@ -379,8 +396,6 @@ RESERVED: dict[str, str] = {
     "token.created": "an access token came to be (its hash only)",
     "token.revoked": "an access token was taken back",
     "segment.accepted": "a server took bytes of a segment",
-    "event.redacted": "an event or a blob whose data are to be removed",
-    "run.purged": "a run whose bytes are to be removed",
 }
 """Kinds whose payload comes with a later version; the tags are taken."""
 

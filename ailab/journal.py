@@ -30,7 +30,7 @@ import msgspec
 from . import __version__, events
 from .errors import StoreError, is_from_signal_handler
 from .segments import SILENCE_SECONDS, Envelope, Segment, Tail, encode_line, reason_of, scan, stated_crc, writer_alive
-from .store import segment_name
+from .store import segment_name, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,6 @@ __all__ = [
     "encode_line",
     "scan",
     "stated_crc",
-    "sync_folder",
     "writer_alive",
 ]
 
@@ -525,15 +524,6 @@ def _take_lock(fd: int) -> None:
             return
         else:
             return
-
-
-def sync_folder(path: str) -> None:
-    """Flush a folder's names to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _after_fork() -> None:

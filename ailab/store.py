@@ -5,7 +5,9 @@
     STORE/.gitignore           `*`: a store is data, not source
     STORE/segments/NAME.jsonl  one file per writer; NAME tells time, host, process, randomness and the run, if any
     STORE/blobs/ab/abcd…       files by SHA-256
+    STORE/compacted/…          commit records and the tables that they name
     STORE/claims/NAME          leases made by exclusive creation
+    STORE/cache/…              what a reader computed to be faster the next time; may be deleted at any moment
 
 A folder that is not empty and has no marker is never adopted. The marker is the first file that a new store gets and is
 made by exclusive creation; its bytes are always the same, so whoever finds it cut short may write it again. Nothing in a
@@ -24,6 +26,7 @@ MARKER = "ailab-store.json"
 MARKER_BYTES = b'{"format":1}\n'
 DEFAULT_NAME = "events"
 SEGMENT_SUFFIX = ".jsonl"
+COMMIT_SUFFIX = ".json"
 
 _README = """\
 # An ailab store
@@ -37,13 +40,15 @@ back up the store, copy the folder. `ailab doctor` says how it is, `ailab runs` 
 class Store:
     """A store's folder and the names in it. Making one touches no file; `open_store` checks or creates."""
 
-    __slots__ = ("blobs", "claims", "path", "segments")
+    __slots__ = ("blobs", "cache", "claims", "compacted", "path", "segments")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.segments = os.path.join(path, "segments")
         self.blobs = os.path.join(path, "blobs")
+        self.compacted = os.path.join(path, "compacted")
         self.claims = os.path.join(path, "claims")
+        self.cache = os.path.join(path, "cache")
 
     def __repr__(self) -> str:
         return f"Store({self.path!r})"
@@ -65,6 +70,23 @@ class Store:
         """Names of the segments that were written for `run`, oldest first; reads the folder only, no file."""
         return [name for name in self.segment_names() if run_of_segment(name) == run]
 
+    def commit_path(self, name: str) -> str:
+        """Path of the commit record called `name`."""
+        return os.path.join(self.compacted, name + COMMIT_SUFFIX)
+
+    def commit_names(self) -> list[str]:
+        """Names of all commit records, sorted; [] when nothing was ever compacted."""
+        cut = -len(COMMIT_SUFFIX)
+        try:
+            with os.scandir(self.compacted) as entries:
+                return sorted(e.name[:cut] for e in entries if e.name.endswith(COMMIT_SUFFIX) and not e.name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+    def table_path(self, name: str) -> str:
+        """Path of a table that a commit record names; `name` must be a plain file name."""
+        return os.path.join(self.compacted, name)
+
     def blob_path(self, sha256: str) -> str:
         """Path of the blob with this digest (64 hexadecimal digits)."""
         return os.path.join(self.blobs, sha256[:2], sha256)
@@ -83,6 +105,15 @@ def run_of_segment(name: str) -> str | None:
     """The run that a segment's name tells, or None for a writer without a run."""
     parts = name.split("_", 4)
     return parts[4] if len(parts) == 5 else None  # noqa: PLR2004  (TIME_HOST_PID_RANDOM_RUN)
+
+
+def sync_folder(path: str) -> None:
+    """Flush a folder's names to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def is_store(path: str) -> bool:

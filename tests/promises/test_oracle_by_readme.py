@@ -112,7 +112,7 @@ def counts(line):
     return found is not None and zlib.crc32(found[1] + b"0}") == int(found[2])
 
 
-def compact(folder, name, spans, *, level=0, redacted=(), replaces=(), **spoil):
+def compact(folder, name, spans, *, level=0, redacted=(), replaces=(), spoil=dict):
     """Write a commit record and its tables for spans {segment: (content, start, end)} by hand."""
     events, points, columns, shapes, listed = [], [], [], [], []
     for segment, (content, start, end) in spans.items():
@@ -136,7 +136,8 @@ def compact(folder, name, spans, *, level=0, redacted=(), replaces=(), **spoil):
         values = [(f"v{number}", types[column["type"]]) for number, column in enumerate(columns)]
         files.append(write_table(folder, name, "points", points, pyarrow.schema([*POINTS_SCHEMA, *values])))
     record = {"format": 1, "at": "2026-11-21T13:00:00Z", "ailab": "0.1.0", "host": "lab1", "pid": 1, "level": level}
-    record |= {"spans": listed, "files": files, "columns": columns, "shapes": shapes, "replaces": list(replaces), **spoil}
+    record |= {"spans": listed, "files": files, "columns": columns, "shapes": shapes, "replaces": list(replaces)}
+    spoil(record)  # what makes it wrong; `dict` leaves it as it is
     text = json.dumps({**record, "crc": 0}, separators=(",", ":")).encode()
     (folder / "compacted" / f"{name}.json").write_bytes(crc_of(text)[0] + b"\n")
 
@@ -401,10 +402,8 @@ def test_a_closed_segment_that_is_shorter_is_damaged(store):
     whole = segment.bytes
     segment.add("note.changed", note="went on")
     read(store(segment, other, name="on"))
-    short = whole[: whole.index(b"\n") + 1]
-    assert [what for *_, what in wrong(store(other, name="short", **{A: short}))] == [
-        "the segment has fewer or other bytes than its closing says"
-    ]
+    short = store(other, name="short", **{A: whole[: whole.index(b"\n") + 1]})
+    assert [what for *_, what in wrong(short)] == ["the segment has fewer or other bytes than its closing says"]
 
 
 # -------------------------------------------------------------------------------------------------------------- fold
@@ -663,6 +662,9 @@ def test_rows_that_do_not_give_back_the_bytes_are_named(store):
     folder = store()
     compact(folder, "one", {A: (segment.bytes, 0, len(segment.bytes))})
     assert [what for *_, what in wrong(folder)] == ["the rows of a span do not give back its bytes"]
+    end = lines_of(segment.bytes)[1][0]
+    compact(folder, "one", {A: (segment.bytes, 0, end)}, spoil=lambda record: record["spans"][0].update(sha256="0" * 64))
+    assert [what for *_, what in wrong(folder)] == ["the rows of a span do not give back its bytes"]
 
 
 def test_spans_follow_one_another_and_then_the_file(store):
@@ -710,14 +712,14 @@ def test_a_span_behind_a_hole_is_named_as_missing(store):
     assert state["problems"] == [{"file": "compacted/two.json", "line": 0, "offset": 0, "what": what}]
 
 
-@pytest.mark.parametrize("damage", ["table", "missing", "record", "short", "format"])
+@pytest.mark.parametrize("damage", ["table", "missing", "record", "short", "size", "format"])
 def test_a_record_that_does_not_count_is_passed_over(store, damage):
     """The segment is read as long as it is there; without it, what is missing is said."""
     segment = training()
     expected = oracle.digest(read(store(segment, name="before")))
     folder = store(segment, name="after")
-    spoil = {"format": 2} if damage == "format" else {}
-    compact(folder, "one", {A: (segment.bytes, 0, len(segment.bytes))}, **spoil)
+    spoil = {"format": lambda record: record.update(format=2), "size": lambda record: record["files"][1].update(bytes=1)}
+    compact(folder, "one", {A: (segment.bytes, 0, len(segment.bytes))}, spoil=spoil.get(damage, dict))
     path = folder / "compacted" / ("one.json" if damage in ("record", "format") else "one.points.parquet")
     content = bytearray(path.read_bytes())
     content[40] ^= 1 if damage in ("record", "table") else 0

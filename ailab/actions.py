@@ -88,7 +88,7 @@ class Actions:
     def _act(self, run_id: str, event: events.Event) -> queries.RunDetail:
         self.lab.refresh()
         queries.get_run(self.lab, run_id)
-        self._writer.observe(self.lab.runs[run_id].clock)
+        self._writer.observe(self.lab.clock_of(run_id))
         self._writer.append(event, run=run_id)
         self.lab.refresh()
         return queries.get_run(self.lab, run_id)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from . import queries
+    from .filters import RunFilter
     from .terminal import Screen
     from .views import Lab
 
@@ -363,13 +364,14 @@ def _serve(call: Call, *, host: str, port: int | None, reload: bool) -> None:
 def runs(call: Call, /, latest: int | None, **given: Any) -> None:
     """List runs, newest first."""
     from . import queries
+    from .filters import RunFilter
 
     pairs = _filter_pairs(given)
     if latest is not None:
         if given["limit"] is not None or given["sort"] is not None:
             raise click.UsageError("--latest takes neither --limit nor --sort")
         pairs.append(("limit", str(latest)))
-    asked = queries.RunFilter.parse(pairs)
+    asked = RunFilter.parse(pairs)
     with call.lab() as lab:
         page = queries.list_runs(lab, asked)
         if latest is not None:
@@ -403,7 +405,7 @@ def _filter_pairs(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     return list(pairs.items())
 
 
-def _draw_runs(lab: Lab, page: queries.Page, asked: queries.RunFilter, terminal: Any, screen: Screen) -> None:
+def _draw_runs(lab: Lab, page: queries.Page, asked: RunFilter, terminal: Any, screen: Screen) -> None:
     from . import queries
 
     if not page.rows:

@@ -18,7 +18,7 @@ import msgspec
 
 from . import blobs, events
 from .errors import DamageError
-from .segments import reason_of, stated_crc
+from .segments import Span, reason_of, stated_crc
 from .store import sync_folder
 
 if TYPE_CHECKING:
@@ -27,24 +27,6 @@ if TYPE_CHECKING:
     from .store import Store
 
 TABLES = ("events", "points")
-
-
-class Span(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Bytes `start` to `end` of a segment, and what a reader of it knows at `end`.
-
-    `sha256` is that of the segment from its first byte up to `end`; `line` and `lines` count all lines before `start` and
-    before `end`, valid or not: its rows are those with `line <= n < lines`.
-    """
-
-    segment: str
-    start: int
-    end: int
-    sha256: str
-    line: int
-    lines: int
-    seq: int
-    crc: int
-    sealed: bool = False
 
 
 class TableFile(msgspec.Struct, frozen=True, kw_only=True):

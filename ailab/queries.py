@@ -8,23 +8,33 @@ reach SQL as bound parameters. Nothing here writes.
 from __future__ import annotations
 
 import difflib
-from datetime import datetime, time, timedelta, timezone
+from collections import Counter
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from . import blobs
 from .errors import FilterError, NotFoundError
+from .filters import (
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    Order,
+    RunFilter,
+    conditions,
+    metric_of,
+    order_of,
+    parse_count,
+)
+from .views.points import Points
+from .views.rows import uid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import IO
 
     from .views import Lab
 
-LIMIT_DEFAULT = 100
-LIMIT_MAX = 1000
-STATUSES = ("pending", "running", "completed", "failed", "killed", "crashed")
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _SMALLER_IS_BETTER = frozenset({
     "loss", "losses", "error", "errors", "err", "mse", "rmse", "mae", "mape", "time", "seconds", "latency", "duration",
@@ -173,199 +183,18 @@ class Page(msgspec.Struct, kw_only=True):
     total: int
 
 
-# -- filters -----------------------------------------------------------------------------------------------------------
-
-
-class RunFilter(msgspec.Struct, kw_only=True, frozen=True):
-    """Which runs, in which order, and how many; every condition must hold.
-
-    `from_timestamp` and `to_timestamp` are RFC 3339 or a bare date, which is midnight UTC; `to_timestamp` includes its
-    whole day. `metric_min` and `metric_max` need `metric_name`. `sort` is a column, `metrics.NAME` or `params.NAME`, with
-    `-` in front for falling order.
-    """
-
-    dataset_id: str | None = None
-    project_id: str | None = None
-    status: str | None = None
-    command_substring: str | None = None
-    note_substring: str | None = None
-    from_timestamp: str | None = None
-    to_timestamp: str | None = None
-    has_artifacts: bool | None = None
-    metric_name: str | None = None
-    metric_min: float | None = None
-    metric_max: float | None = None
-    tag: str | None = None
-    params: dict[str, str] = {}
-    q: str | None = None
-    sort: str = "-started_at"
-    limit: int = LIMIT_DEFAULT
-
-    @classmethod
-    def parse(cls, pairs: Iterable[tuple[str, str]]) -> RunFilter:
-        """Read a filter from texts, as a query string or a command line gives them.
-
-        Raises:
-            FilterError: a name that is no filter, a value that does not parse, or one given twice; says which.
-        """
-        found: dict[str, Any] = {}
-        params: dict[str, str] = {}
-        for name, text in pairs:
-            if name.startswith("params."):
-                params[name.removeprefix("params.")] = text
-            elif name not in cls.__struct_fields__ or name == "params":
-                allowed = ", ".join([f for f in cls.__struct_fields__ if f != "params"] + ["params.KEY"])
-                raise FilterError(f"no filter {name!r}", where=name, hint=f"allowed: {allowed}")
-            elif name in found:
-                raise FilterError(f"{name} is given twice", where=name)
-            else:
-                found[name] = _parse_value(name, text)
-        return cls(**found, params=params)
-
-
-def _parse_value(name: str, text: str) -> Any:
-    if name in {"metric_min", "metric_max"}:
-        return _float(name, text)
-    if name == "limit":
-        return parse_count("limit", text, LIMIT_MAX)
-    if name == "has_artifacts":
-        return parse_switch(name, text)
-    return text
-
-
-def _float(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise FilterError(f"{name}: {text!r} is no number", where=name, hint="allowed: a number such as 0.9") from None
-    if value != value:  # noqa: PLR0124  (NaN)
-        raise FilterError(f"{name}: NaN compares with nothing", where=name, hint="allowed: a number such as 0.9")
-    return value
-
-
-def parse_count(name: str, text: str, maximum: int) -> int:
-    """A whole number from 1 to `maximum`.
-
-    Raises:
-        FilterError: it is none.
-    """
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= maximum):  # noqa: PLR2004
-        raise FilterError(f"{name}: {text[:40]!r} is not allowed", where=name, hint=f"allowed: 1 to {maximum}")
-    return int(text)
-
-
-def parse_switch(name: str, text: str) -> bool:
-    """True or false from the usual words.
-
-    Raises:
-        FilterError: it is neither.
-    """
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in known:
-        raise FilterError(f"{name}: {text!r} is no switch", where=name, hint="allowed: true, false")
-    return known[text.lower()]
-
-
-def _moment(name: str, text: str, *, whole_day: bool) -> datetime:
-    """A time without zone, in UTC."""
-    try:
-        if len(text) == len("2026-01-31"):
-            day = datetime.combine(datetime.strptime(text, "%Y-%m-%d").date(), time())  # noqa: DTZ007
-            return day + timedelta(days=1) - timedelta(microseconds=1) if whole_day else day
-        moment = datetime.fromisoformat(
-            text.replace(" ", "+") if "+" not in text and text.count(" ") == 1 and "T" in text else text
-        )
-        return moment.astimezone(timezone.utc).replace(tzinfo=None) if moment.tzinfo else moment
-    except (ValueError, OverflowError):
-        hint = "allowed: 2026-01-31 or 2026-01-31T12:00:00Z"
-        raise FilterError(f"{name}: {text[:60]!r} is no time", where=name, hint=hint) from None
-
-
-_SORTABLE = {
-    "started_at": "started_at", "timestamp": "started_at", "ended_at": "ended_at", "name": "name", "status": "status",
-    "project": "project", "run_id": "run_id", "dataset_id": "dataset_id", "user": '"user"', "host": "host", "seed": "seed",
-    "duration_s": "coalesce(ended_at, last_at) - started_at", "note": "note", "git_hash": "git_hash",
-}  # fmt: skip
-
-
-def _order(sort: str) -> tuple[str, list[Any]]:
-    """(ORDER BY text, bound values); NaN and absent values come last whichever way it goes."""
-    column = sort.removeprefix("-")
-    way = "DESC" if sort.startswith("-") else "ASC"
-    table, _, key = column.partition(".")
-    if table == "metrics" and key:
-        return f"nullif(metrics[?], 'NaN'::DOUBLE) {way} NULLS LAST, started_at DESC, run_id DESC", [key]
-    if table == "params" and key:
-        number, text = "TRY_CAST(params[?] ->> '$' AS DOUBLE)", "params[?] ->> '$'"
-        return f"{number} {way} NULLS LAST, {text} {way} NULLS LAST, started_at DESC, run_id DESC", [key, key]
-    if column not in _SORTABLE:
-        raise FilterError(
-            f"sort: no column {column[:60]!r}",
-            where="sort",
-            hint=f"allowed: {', '.join(_SORTABLE)}, metrics.NAME, params.NAME; - in front for falling",
-        )
-    return f"{_SORTABLE[column]} {way} NULLS LAST, run_id {way}", []
-
-
-_THERE = "len([a FOR a IN artifacts IF NOT a.trashed]) > 0"
-_ALL_TEXT = "concat_ws(' ', run_id, name, project, command, dataset_id, note, CAST(params AS VARCHAR), CAST(tags AS VARCHAR))"
-_CONDITIONS = {
-    "dataset_id": "dataset_id = ?",
-    "project_id": "project_id = ?",
-    "status": "status = ?",
-    "command_substring": "contains(lower(command), lower(?))",
-    "note_substring": "contains(lower(note), lower(?))",
-    "from_timestamp": "started_at >= ?",
-    "to_timestamp": "started_at <= ?",
-    "has_artifacts": f"coalesce({_THERE}, false) = ?",
-    "q": f"contains(lower({_ALL_TEXT}), lower(?))",
-}
-"""SQL of the filters that compare one thing with one value."""
-
-
-def _conditions(f: RunFilter) -> tuple[str, list[Any]]:
-    """(WHERE text, bound values) of a filter."""
-    if f.status is not None and f.status not in STATUSES:
-        raise FilterError(f"status: no status {f.status[:40]!r}", where="status", hint=f"allowed: {', '.join(STATUSES)}")
-    parts: list[tuple[str, list[Any]]] = [("NOT trashed", [])]
-    for name, condition in _CONDITIONS.items():
-        value = getattr(f, name)
-        if value is not None and name.endswith("_timestamp"):
-            value = _moment(name, value, whole_day=name.startswith("to_"))
-        if value is not None:
-            parts.append((condition, [value]))
-    parts += _metric_conditions(f)
-    if f.tag is not None:
-        key, equals, value = f.tag.partition("=")
-        more = " AND t.value = ?" if equals else ""
-        parts.append((f"len([t FOR t IN tags IF t.key = ?{more}]) > 0", [key, value] if equals else [key]))
-    for key, value in f.params.items():
-        text = "coalesce(params[?] ->> '$', CAST(params[?] AS VARCHAR), 'null')"
-        parts.append((f"map_contains(params, ?) AND {text} = ?", [key, key, key, value]))
-    return " AND ".join(part for part, _ in parts), [value for _, values in parts for value in values]
-
-
-def _metric_conditions(f: RunFilter) -> list[tuple[str, list[Any]]]:
-    if f.metric_name is None:
-        if f.metric_min is not None or f.metric_max is not None:
-            where = "metric_min" if f.metric_min is not None else "metric_max"
-            raise FilterError(f"{where} needs metric_name", where=where, hint="metric_name=accuracy&metric_min=0.9")
-        return []
-    parts: list[tuple[str, list[Any]]] = [("metrics[?] IS NOT NULL", [f.metric_name])]
-    if f.metric_min is not None:
-        parts.append(("metrics[?] >= ? AND NOT isnan(metrics[?])", [f.metric_name, f.metric_min, f.metric_name]))
-    if f.metric_max is not None:
-        parts.append(("metrics[?] <= ?", [f.metric_name, f.metric_max]))
-    return parts
-
-
 # -- questions ---------------------------------------------------------------------------------------------------------
 
-_SUMMARY = "run_id, started_at, git_hash, command, dataset_id, wandb_url, final_metrics, name, status, project, tags, note"
+_SUMMARY = "detail, git_hash, status, project"
 
 
-def list_runs(lab: Lab, f: RunFilter | None = None) -> Page:
+def list_runs(lab: Lab, f: RunFilter | None = None, *, counted: bool = True) -> Page:
     """Runs that a filter keeps, newest first unless it says otherwise, without those in the trash.
+
+    Args:
+        lab: the catalogue.
+        f: the filter.
+        counted: count all that it keeps; without it `total` is the number of rows.
 
     Returns:
         A page of RunSummaryView.
@@ -375,26 +204,52 @@ def list_runs(lab: Lab, f: RunFilter | None = None) -> Page:
     """
     f = f or RunFilter()
     parse_count("limit", str(f.limit), LIMIT_MAX)
-    where, values = _conditions(f)
-    order, order_values = _order(f.sort)
-    rows = lab.con.execute(
-        f"SELECT {_SUMMARY}, count(*) OVER () FROM run_now WHERE {where} ORDER BY {order} LIMIT ?",  # noqa: S608
-        [*values, *order_values, f.limit],
-    ).fetchall()
-    return Page(rows=[_summary(row) for row in rows], total=rows[0][-1] if rows else 0)
+    where, values = conditions(lab, f)
+    rows = _first_rows(lab, f"FROM base.run_table WHERE {where}", values, order_of(lab, f.sort), f.limit)
+    total = len(rows)
+    if counted and total == f.limit:
+        (total,) = lab.con.execute(f"SELECT count(*) FROM base.run_table WHERE {where}", values).fetchall()[0]  # noqa: S608
+    return Page(rows=[RunSummaryView(**_summary_fields(row)) for row in rows], total=total)
 
 
-def _summary(row: Sequence[Any]) -> RunSummaryView:
-    return RunSummaryView(**_summary_fields(row))
+def _first_rows(lab: Lab, source: str, values: list[Any], order: Order, limit: int) -> list[Any]:
+    """The first rows in an order, each with the term that decides behind it.
+
+    By that term alone, which a catalogue finds fast, unless that leaves a tie open: one row more than wanted tells whether all
+    are different.
+    """
+    text = f"SELECT {_SUMMARY}, {order.term} AS ranked_by {source} ORDER BY ranked_by {order.way}"
+    rows = lab.con.execute(f"{text} LIMIT ?", [*order.bound, *values, limit + 1]).fetchall()
+    if len({row[-1] for row in rows}) == len(rows):
+        return rows[:limit]
+    return lab.con.execute(f"{text}, {order.ties} LIMIT ?", [*order.bound, *values, *order.ties_bound, limit]).fetchall()
+
+
+class _Listed(msgspec.Struct):
+    """What a list shows of a run's `detail`."""
+
+    run_id: str
+    timestamp: str
+    command: str
+    dataset_id: str | None
+    wandb_url: str | None
+    final_metrics: dict[str, Any]
+    name: str
+    tags: dict[str, str | None]
+    note: str | None
+
+
+_listed = msgspec.json.Decoder(_Listed)
+_decode = msgspec.json.Decoder().decode
 
 
 def _summary_fields(row: Sequence[Any]) -> dict[str, Any]:
-    run_id, started_at, git_hash, command, dataset_id, wandb_url, final, name, status, project, tags, note = row[:12]
+    detail, git_hash, status, project = row[:4]
+    found = _listed.decode(detail)
     return {
-        "run_id": run_id, "timestamp": _text(started_at), "git_hash": git_hash, "command": command or "",
-        "dataset_id": dataset_id, "wandb_url": wandb_url,
-        "final_metrics": _final(final), "name": name or "", "status": status, "project": project,
-        "tags": {t["key"]: t["value"] for t in tags or ()}, "note": note,
+        "run_id": found.run_id, "timestamp": found.timestamp, "git_hash": git_hash, "command": found.command,
+        "dataset_id": found.dataset_id, "wandb_url": found.wandb_url, "final_metrics": found.final_metrics, "name": found.name,
+        "status": status, "project": project, "tags": found.tags, "note": found.note,
     }  # fmt: skip
 
 
@@ -412,7 +267,9 @@ def get_run(lab: Lab, run_id: str) -> RunDetail:
 
 def _check_there(lab: Lab, run_id: str) -> None:
     """Raise NotFoundError unless there is a run with exactly this id."""
-    if not lab.con.execute("SELECT 1 FROM run_table WHERE run_id = ?", [run_id]).fetchone():
+    if not lab.con.execute(
+        "SELECT 1 FROM base.run_table WHERE uid = ?::UUID AND run_id = ?", [uid_of(run_id), run_id]
+    ).fetchall():
         raise NotFoundError("run", run_id, nearest=nearest_runs(lab, run_id))
 
 
@@ -421,48 +278,44 @@ def get_runs_by_ids(lab: Lab, run_ids: Sequence[str]) -> list[RunDetail]:
     return _details(lab, list(dict.fromkeys(run_ids)))
 
 
+_DETAIL = "run_id, detail, git_hash, status, project, trashed, started_at, ended_at, last_at, environment_id, code_id"
+_CODE = "git_diff, branch, remote"
+_ENVIRONMENT = "python_version, CAST(device AS VARCHAR), array_to_string(CAST(packages AS VARCHAR[]), chr(10))"
+
+
 def _details(lab: Lab, run_ids: list[str]) -> list[RunDetail]:
-    cursor = lab.con.execute(
-        """
-        SELECT r.* EXCLUDE (metrics, changes, notes, goals), c.git_diff, c.branch, c.remote, e.python_version,
-               CAST(e.device AS VARCHAR) AS device_info, array_to_string(CAST(e.packages AS VARCHAR[]), chr(10)) AS pip_freeze
-        FROM run_now r
-        LEFT JOIN code_table c ON c.code_id = r.code_id
-        LEFT JOIN environment_table e ON e.environment_id = r.environment_id
-        WHERE r.run_id IN (SELECT unnest(?::VARCHAR[]))
-        """,
-        [run_ids],
+    if len(run_ids) == 1:
+        text = f"SELECT {_DETAIL} FROM base.run_table WHERE uid = ?::UUID AND run_id = ?"  # noqa: S608  (fixed columns)
+        rows = lab.con.execute(text, [uid_of(run_ids[0]), run_ids[0]]).fetchall()
+    else:
+        text = f"SELECT {_DETAIL} FROM base.run_table WHERE run_id IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608
+        rows = lab.con.execute(text, [run_ids]).fetchall()
+    found = {row[0]: row for row in rows}
+    return [_detail(lab, found[run_id]) for run_id in run_ids if run_id in found]
+
+
+def _detail(lab: Lab, row: Sequence[Any]) -> RunDetail:
+    run_id, detail, git_hash, status, project, trashed, started_at, ended_at, last_at, environment, code = row
+    found = _decode(detail)
+    files = found.pop("artifact_files")
+    git_diff, branch, remote = lab.document("code_table", _CODE, "code_id", code) or (None,) * 3
+    python_version, device, packages = (
+        lab.document("environment_table", _ENVIRONMENT, "environment_id", environment) or (None,) * 3
     )
-    names = [d[0] for d in cursor.description or ()]
-    rows = {row["run_id"]: row for row in (dict(zip(names, values, strict=True)) for values in cursor.fetchall())}
-    return [_detail(rows[run_id]) for run_id in run_ids if run_id in rows]
-
-
-def _detail(row: dict[str, Any]) -> RunDetail:
-    files = [_file(row["run_id"], a) for a in reversed(row["artifacts"] or [])]
-    there = [a["logged"] for a in row["artifacts"] or () if not a["trashed"]]
-    same = ("git_hash", "git_diff", "python_version", "pip_freeze", "device_info", "dataset_id", "wandb_url", "note", "status",
-            "project", "project_id", "description", "group", "parent_run_id", "seed", "user", "host", "error", "environment_id",
-            "run_id")  # fmt: skip
     return RunDetail(
-        **{name: row[name] for name in same},
-        timestamp=_text(row["started_at"]), command=row["command"] or "", name=row["name"] or "",
-        params={key: _json(value) for key, value in (row["params"] or {}).items()}, final_metrics=_final(row["final_metrics"]),
-        artifacts=list(dict.fromkeys(there)), tags={t["key"]: t["value"] for t in row["tags"] or ()},
-        started_at=_text(row["started_at"]), ended_at=_text(row["ended_at"]) if row["ended_at"] else None,
-        duration_s=max(0.0, ((row["ended_at"] or row["last_at"] or row["started_at"]) - row["started_at"]).total_seconds()),
-        git_branch=row["branch"], git_remote=row["remote"], points_dropped=row["dropped"] or 0, trashed=row["trashed"],
-        protected=row["protected"], artifact_files=files,
+        **found, artifact_files=[ArtifactFile(**file, url=_url(run_id, file["path"])) for file in files],
+        git_hash=git_hash, git_diff=git_diff, git_branch=branch, git_remote=remote, python_version=python_version,
+        pip_freeze=packages, device_info=device, status=status, project=project, trashed=trashed,
+        ended_at=_text(ended_at) if ended_at else None,
+        duration_s=max(0.0, ((ended_at or last_at or started_at) - started_at).total_seconds()),
     )  # fmt: skip
 
 
-def _file(run_id: str, a: dict[str, Any]) -> ArtifactFile:
+def _url(run_id: str, path: str) -> str:
+    """Where the server gives the bytes of a file."""
     from urllib.parse import quote
 
-    return ArtifactFile(
-        path=a["path"], name=a["name"], kind=a["kind"], size=a["size"], sha256=a["sha256"], version=a["version"],
-        at=_text(a["at"]), trashed=a["trashed"], url=f"/artifacts/{quote(run_id, safe='')}/download/{quote(a['path'], safe='/')}",
-    )  # fmt: skip
+    return f"/artifacts/{quote(run_id, safe='')}/download/{quote(path, safe='/')}"
 
 
 def list_artifacts(lab: Lab, run_id: str) -> list[ArtifactFile]:
@@ -494,7 +347,7 @@ def nearest_runs(lab: Lab, text: str, *, limit: int = 3) -> list[str]:
     """Ids of runs whose id or name looks like `text`, best first."""
     rows = lab.con.execute(
         """
-        SELECT run_id FROM run_now WHERE NOT trashed
+        SELECT run_id FROM base.run_table WHERE NOT trashed
         ORDER BY greatest(jaro_winkler_similarity(run_id, $1), jaro_winkler_similarity(reverse(run_id), reverse($1)),
                           jaro_winkler_similarity(lower(name), lower($1))) DESC, started_at DESC LIMIT $2
         """,
@@ -511,13 +364,13 @@ def resolve_run(lab: Lab, text: str) -> str:
     """
     if text == "latest":
         rows = lab.con.execute(
-            "SELECT run_id FROM run_now WHERE NOT trashed ORDER BY started_at DESC, run_id DESC LIMIT 1"
+            "SELECT run_id FROM base.run_table WHERE NOT trashed ORDER BY started_at DESC, run_id DESC LIMIT 1"
         ).fetchall()
     else:
-        rows = lab.con.execute("SELECT run_id FROM run_now WHERE run_id = ?", [text]).fetchall()
+        rows = lab.con.execute("SELECT run_id FROM base.run_table WHERE run_id = ?", [text]).fetchall()
     if not rows and len(text) >= 4:  # noqa: PLR2004  (fewer characters name nobody on purpose)
         rows = lab.con.execute(
-            "SELECT run_id FROM run_now WHERE starts_with(lower(run_id), $1) OR ends_with(lower(run_id), $1) "
+            "SELECT run_id FROM base.run_table WHERE starts_with(lower(run_id), $1) OR ends_with(lower(run_id), $1) "
             "ORDER BY run_id LIMIT 4",
             [text.lower()],
         ).fetchall()
@@ -561,21 +414,25 @@ def leaderboard(  # the filters of its route
     way = _choose("order", order, ("desc", "asc")) or _best_first(lab, metric_name)
     source = _choose("of", of, ("last", "min", "max", "mean"))
     f = RunFilter(dataset_id=dataset_id, has_artifacts=has_artifacts, project_id=project_id)
-    where, values = _conditions(f)
-    table, before = "run_now", []
-    value = "metrics[?]"
-    if source is not None:
-        join = "JOIN metric_summary s ON s.run_id = run_now.run_id AND s.key = ?"
-        table = f'(SELECT run_now.*, s."{source}" AS ranked FROM run_now {join})'  # noqa: S608  (one of four words)
-        value, before = "ranked", [metric_name]
-    named = [metric_name] if source is None else []
-    rows = lab.con.execute(
-        f"SELECT {_SUMMARY}, {value} AS v FROM {table} WHERE {where} AND v IS NOT NULL "  # noqa: S608  (fixed fragments)
-        f"ORDER BY isnan(v), v {way}, started_at, run_id LIMIT ?",
-        [*named, *before, *values, top_k],
-    ).fetchall()
+    where, values = conditions(lab, f)
+    if source is None:
+        value, bound = metric_of(lab, metric_name)
+        table = "base.run_table"
+    else:
+        lab.make_views()
+        table = (
+            f'(SELECT r.*, s."{source}" AS ranked FROM base.run_table r JOIN summary_now s ON s.run_id = r.run_id AND s.key = ?)'  # noqa: S608
+        )
+        value, values = "ranked", [metric_name, *values]
+        bound = []
+    rows: list[Any] = []
+    for kind in ("NOT isnan", "isnan"):  # numbers first, whichever way is best
+        if len(rows) < top_k:
+            text = f"FROM {table} WHERE {where} AND {value} IS NOT NULL AND {kind}({value})"
+            order_by = Order(value, way, "started_at, run_id", bound)
+            rows += _first_rows(lab, text, [*values, *bound, *bound], order_by, top_k - len(rows))
     return [
-        LeaderboardRow(**_summary_fields(row), rank=i, metric_name=metric_name, value=_number(row[-1]))
+        LeaderboardRow(**_summary_fields(row), rank=i, metric_name=metric_name, value=_number(row[4]))
         for i, row in enumerate(rows, 1)
     ]
 
@@ -588,22 +445,21 @@ def _choose(where: str, value: str | None, allowed: tuple[str, ...]) -> str | No
 
 def _best_first(lab: Lab, metric_name: str) -> Literal["asc", "desc"]:
     """Which way a metric's best values lie."""
-    described = lab.con.execute(
-        "SELECT goals[$1] FROM run_now WHERE goals[$1] IS NOT NULL ORDER BY started_at DESC LIMIT 1", [metric_name]
-    ).fetchone()
-    if described:
-        return "asc" if described[0] == "min" else "desc"
+    if any(lab.keys[kind, metric_name, way] > 0 for kind, way in (("goals", "min"), ("goals", "max"))):
+        text = "SELECT goals[$1] FROM base.run_table WHERE goals[$1] IS NOT NULL ORDER BY started_at DESC LIMIT 1"
+        described = lab.con.execute(text, [metric_name]).fetchall()
+        return "asc" if described[0][0] == "min" else "desc"
     words = "".join(c if c.isalnum() else " " for c in metric_name.lower()).split()
     return "asc" if _SMALLER_IS_BETTER.intersection(words) else "desc"
 
 
 def known_metrics(lab: Lab) -> list[str]:
     """Names of all final metrics of runs that are not in the trash, the most used first."""
-    rows = lab.con.execute(
-        "SELECT k FROM (SELECT unnest(map_keys(metrics)) AS k FROM run_now WHERE NOT trashed) "
-        "GROUP BY k ORDER BY count(*) DESC, k"
-    ).fetchall()
-    return [row[0] for row in rows]
+    uses: Counter[str] = Counter()
+    for (table, key, _), count in lab.keys.items():
+        if table == "metrics" and count > 0:
+            uses[key] += count
+    return sorted(uses, key=lambda key: (-uses[key], key))
 
 
 def compare_runs(lab: Lab, run_ids: Sequence[str]) -> RunComparison:
@@ -639,6 +495,7 @@ def list_changes(lab: Lab, *, run_id: str | None = None, limit: int = LIMIT_DEFA
     """
     if run_id is not None:
         _check_there(lab, run_id)
+    lab.make_views()
     rows = lab.con.execute(
         'SELECT event, "at", "by", via, run_id, kind, field, old, "new", count(*) OVER () FROM changes '
         'WHERE $1 IS NULL OR run_id = $1 ORDER BY "at" DESC, event DESC LIMIT $2',
@@ -667,27 +524,14 @@ def metric_points(lab: Lab, run_id: str, *, keys: Sequence[str] | None = None, m
         NotFoundError: there is no such run.
     """
     _check_there(lab, run_id)
-    chosen = (
-        'SELECT key, step, "time", value, exact, (clock, segment, seq) AS place FROM point_now '
-        "WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key))"
-    )
-    values: dict[str, Any] = {"run": run_id, "keys": None if keys is None else list(keys)}
-    (total,) = lab.con.execute(f"SELECT count(*) FROM ({chosen})", values).fetchone() or (0,)  # noqa: S608
-    if max_points is not None:
-        values["buckets"] = max(1, max_points // 2)
-        chosen = f"""
-            WITH numbered AS (
-                SELECT *, (row_number() OVER w - 1) * $buckets // count(*) OVER (PARTITION BY key) AS bucket
-                FROM ({chosen}) WINDOW w AS (PARTITION BY key ORDER BY step, place)
-            ), placed AS (
-                SELECT *, row_number() OVER (PARTITION BY key, bucket ORDER BY value, place) AS low,
-                       row_number() OVER (PARTITION BY key, bucket ORDER BY value DESC, place DESC) AS high FROM numbered
-            )
-            SELECT key, step, "time", value, exact, place FROM placed WHERE low = 1 OR high = 1
-        """  # noqa: S608  (fixed fragments)
-    rows = lab.con.execute(f"SELECT * FROM ({chosen}) ORDER BY key, step, place", values).fetchall()  # noqa: S608
-    points = [MetricPoint(key=k, step=s, time=_text(t), value=_number(v), exact=e) for k, s, t, v, e, _ in rows]
-    return Page(rows=points, total=total)
+    points = Points(lab, run_id, keys)
+    if max_points is None:
+        rows = points.raw()
+        total = len(rows)
+    else:
+        rows, total = points.thinned(max_points), sum(extent.count for extent in points.extents())
+    found = [MetricPoint(key=k, step=s, time=_text(t), value=_number(v), exact=e) for k, s, t, v, e in rows]
+    return Page(rows=found, total=total)
 
 
 def run_sql(lab: Lab, query: str, *, limit: int = LIMIT_MAX) -> SqlAnswer:

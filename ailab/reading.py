@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import queries
 from .actions import Actions
+from .filters import RunFilter
 from .recorder import active_run
 from .views import Table, history, open_lab
 
@@ -60,7 +61,7 @@ def list_runs(*, dir: str | os.PathLike[str] | None = None, **filters: Any) -> l
         FilterError: a filter that is not there or does not parse.
     """
     pairs = [(name, str(value)) for name, value in filters.items() if value is not None]
-    return list(_ask(dir, lambda lab: queries.list_runs(lab, queries.RunFilter.parse(pairs)).rows))
+    return list(_ask(dir, lambda lab: queries.list_runs(lab, RunFilter.parse(pairs), counted=False).rows))
 
 
 def leaderboard(metric_name: str, *, dir: str | os.PathLike[str] | None = None, **options: Any) -> list[queries.LeaderboardRow]:  # noqa: A002

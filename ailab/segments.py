@@ -21,7 +21,7 @@ from .errors import DamageError
 from .store import run_of_segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .store import Store
 
@@ -32,6 +32,9 @@ except ImportError:  # Windows: nothing here depends on flock, it only answers s
 
 SILENCE_SECONDS = 60.0
 """A writer on another host that added nothing for so long is taken as gone."""
+
+LISTING_SECONDS = 2.0
+"""A folder that was changed so recently is listed again: its time is coarser than two changes may be apart."""
 
 _MARK = b'"crc":'
 _encoder = msgspec.json.Encoder()
@@ -78,6 +81,24 @@ class Envelope(msgspec.Struct):
 _decoder = msgspec.json.Decoder(Envelope)
 _header_decoder = msgspec.json.Decoder(events.SegmentOpened)
 _footer_decoder = msgspec.json.Decoder(events.SegmentSealed)
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Bytes `start` to `end` of a segment, and what a reader of it knows at `end`.
+
+    `sha256` is that of the segment from its first byte up to `end`; `line` and `lines` count all lines before `start` and
+    before `end`, valid or not: its rows are those with `line <= n < lines`.
+    """
+
+    segment: str
+    start: int
+    end: int
+    sha256: str
+    line: int
+    lines: int
+    seq: int
+    crc: int
+    sealed: bool = False
 
 
 class Segment:
@@ -136,18 +157,22 @@ class Segment:
         A line that is not whole or not right is added to `problems` and left out; the others are not touched by it. Of a
         segment in a newer format nothing is returned.
         """
-        found: list[Envelope] = []
+        return [envelope for _, envelope in self.feed_lines(data) if envelope is not None and not self.refused]
+
+    def feed_lines(self, data: bytes) -> list[tuple[bytes, Envelope | None]]:
+        """Take the next bytes as `feed` does; return every line with its newline, and its event where it is whole and right."""
+        found: list[tuple[bytes, Envelope | None]] = []
         for raw in data[: data.rfind(b"\n") + 1].splitlines(keepends=True) if b"\r" not in data else _lines(data):
             self.line += 1
             envelope = self._check(raw[:-1])
+            found.append((raw, envelope))
             if envelope is not None:
-                found.append(envelope)
                 self.last_at = envelope.at
                 self._note(envelope)
             if self.sha is not None:
                 self.sha.update(raw)
             self.offset += len(raw)
-        return [] if self.refused else found
+        return found
 
     def _check(self, line: bytes) -> Envelope | None:
         crc = stated_crc(line)
@@ -157,7 +182,7 @@ class Segment:
             return None
         try:
             envelope = _decoder.decode(line)
-        except (msgspec.DecodeError, RecursionError) as problem:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
             self._report("bad-json", line, str(problem))
             self._doubtful = 0
             return None
@@ -260,26 +285,39 @@ def scan(path: str, *, mode: str = "tail-tolerant") -> Iterator[Envelope]:
 class Tail:
     """Read what is new in a store, again and again: only new bytes, every event once, bad places named and passed over.
 
-    Holds one `Segment` per file. A file that cannot be read, a folder named like a segment, or a copy of a segment under
-    another name is named in `problems` and costs nothing else.
+    Holds one `Segment` per file that is not wholly in tables. A file that cannot be read, a folder named like a segment, or a
+    copy of a segment under another name is named in `problems` and costs nothing else.
+
+    Args:
+        store: the store.
+        covered: tells of segments, by name, the last `Span` that counts; reading goes on at its `end`.
     """
 
     CHUNK = 8 << 20
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, covered: Callable[[Sequence[str]], Mapping[str, Span]] | None = None) -> None:
         self.store = store
         self.segments: dict[str, Segment] = {}
+        self._covered = covered
+        self._settled: dict[str, int] = {}
         self._births: dict[str, str] = {}
         self._refused: dict[str, DamageError] = {}
+        self._names: list[str] = []
+        self._listed = (0, 0.0)
 
     @property
     def problems(self) -> list[DamageError]:
         """All that was found wrong so far."""
         return [*self._refused.values(), *(p for s in self.segments.values() for p in s.problems)]
 
+    def read_to(self, birth: str) -> int | None:
+        """How many bytes of a segment were read or are known to be in tables; None where it was not seen."""
+        segment = self.segments.get(self._births.get(birth, birth))
+        return segment.offset if segment is not None else self._settled.get(birth)
+
     def poll(self) -> Iterator[tuple[Segment, list[Envelope]]]:
         """Yield (segment, new events) for every segment that has grown."""
-        for name in self.store.segment_names():
+        for name in self._unsettled():
             if name in self._refused and self._refused[name].kind == "duplicate":
                 continue
             segment = self.segments.get(name)
@@ -289,11 +327,53 @@ class Tail:
                 yield from self._read(segment)
                 if name in self.segments:  # it was not found to be a copy
                     self._refused.pop(name, None)
+            except FileNotFoundError:
+                if os.path.lexists(segment.path):  # a link to nowhere
+                    self._refused[name] = DamageError("unreadable", path=segment.path, detail="a link to nowhere")
             except OSError as problem:
                 self._refused[name] = DamageError("unreadable", path=segment.path, detail=reason_of(problem))
 
+    def _unsettled(self) -> list[str]:
+        """Names of the files that may have something new; what is wholly in tables and sealed is not looked at again."""
+        names = self._list()
+        strange = [name for name in names if name not in self.segments and name not in self._settled]
+        if strange and self._covered is not None:
+            spans = self._covered(strange)
+            for name in strange:
+                if name in spans:
+                    self._resume(name, spans[name])
+        return [name for name in names if name not in self._settled]
+
+    def _list(self) -> list[str]:
+        """The folder's names; read again only when it has changed."""
+        try:
+            changed = os.stat(self.store.segments).st_mtime_ns
+        except FileNotFoundError:
+            return []
+        if self._listed[0] != changed or time.time() - changed / 1e9 < LISTING_SECONDS:
+            self._names = self.store.segment_names()
+            self._listed = (changed, 0.0)
+        return self._names
+
+    def _resume(self, name: str, span: Span) -> None:
+        """Know a segment of which a first part is in tables; a sealed one has no more."""
+        self._births[span.segment] = name
+        if span.sealed:
+            self._settled[name] = span.end
+            return
+        segment = Segment(name, self.store.segment_path(name))
+        try:
+            with open(segment.path, "rb") as file:
+                segment.feed(file.readline(self.CHUNK))  # its header tells who writes
+        except OSError:  # it is gone, and so all that it had is in tables
+            self._settled[name] = span.end
+            return
+        segment.problems.clear()
+        segment.offset, segment.line, segment.seq, segment.crc = span.end, span.lines, span.seq, span.crc
+        self.segments[name] = segment
+
     def _read(self, segment: Segment) -> Iterator[tuple[Segment, list[Envelope]]]:
-        if os.stat(segment.path).st_size <= segment.offset:
+        if segment.footer is not None or os.stat(segment.path).st_size <= segment.offset:
             return
         with open(segment.path, "rb") as file:
             file.seek(segment.offset)
@@ -311,9 +391,11 @@ class Tail:
                     yield segment, found
 
     def _is_copy(self, segment: Segment) -> bool:
-        """Whether another file with the same name at birth is being read; the one that kept its name counts."""
+        """Whether another file of the same name at birth is being read, or tables have it; the one that kept its name counts."""
         birth = segment.birth
-        if segment.name == birth or (birth not in self._births and not os.path.exists(self.store.segment_path(birth))):
+        spans = self._covered([birth]) if self._covered is not None and segment.name != birth else {}
+        free = birth not in self._births and birth not in spans and not os.path.exists(self.store.segment_path(birth))
+        if segment.name == birth or free:
             self._births.setdefault(birth, segment.name)
         if self._births.get(birth, birth) == segment.name:
             return False

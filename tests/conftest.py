@@ -113,6 +113,7 @@ def lab(store_dir):
         from ailab import views
 
         opened.append(views.open_lab(store_dir))
+        opened[-1].prepare()
         return opened[-1]
 
     yield open_now

@@ -14,10 +14,11 @@ from .. import settings
 from ..errors import FilterError, MissingExtraError
 from ..store import find_store, open_store
 from .build import Lab
+from .points import Points
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["Connection", "Lab", "Table", "connect", "history", "open_lab", "search_runs"]
 
@@ -49,11 +50,13 @@ class Connection:
     def execute(self, query: str, parameters: Any = None) -> Any:
         """Run one statement; fetch with `fetchall`, `fetchone` or `df`."""
         self.lab.refresh()
+        self.lab.prepare(query)
         return self.lab.con.execute(query) if parameters is None else self.lab.con.execute(query, parameters)
 
     def sql(self, query: str, **options: Any) -> Any:
         """A relation: show it, or turn it with `df`, `pl`, `to_arrow_table`, `fetchall`."""
         self.lab.refresh()
+        self.lab.prepare(query)
         return self.lab.con.sql(query, **options)
 
     def close(self) -> None:
@@ -125,15 +128,17 @@ def history(run_id: str, keys: Iterable[str] | None = None, dir: str | os.PathLi
         keys: metrics to give; by default all.
         dir: the store; by default as for `start_run`.
     """
-    with Connection(open_lab(dir)) as con:
-        wanted = None if keys is None else [keys] if isinstance(keys, str) else list(keys)
-        relation = con.sql(
-            "SELECT key, coalesce(step, row_number() OVER (PARTITION BY key ORDER BY clock, segment, seq) - 1) AS step, "
-            '"time", value, exact FROM point_table WHERE run_id = $run AND ($keys IS NULL OR list_contains($keys, key)) '
-            "ORDER BY key, clock, segment, seq",
-            params={"run": run_id, "keys": wanted},
-        )
-        return Table(relation.to_arrow_table())
+    wanted = None if keys is None else [keys] if isinstance(keys, str) else list(keys)
+    lab = open_lab(dir)
+    try:
+        return points_table(lab, run_id, wanted)
+    finally:
+        lab.close()
+
+
+def points_table(lab: Lab, run_id: str, keys: Sequence[str] | None = None) -> Table:
+    """As `history`, from an open catalogue."""
+    return Table(lab.con.sql(Points(lab, run_id, keys).raw_sql()).to_arrow_table())
 
 
 def search_runs(

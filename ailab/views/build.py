@@ -1,70 +1,61 @@
 """The catalogue: tables and views in a DuckDB of this process alone, kept up to date from the journal.
 
-Each reader has its own, in memory; nothing in it is true by itself, no other process can meet a lock of it, and it can be
-thrown away at any time. A refresh reads only bytes that are new, adds their events and points, folds the runs they touch,
-and asks whether the writers of open runs still live; afterwards every view equals a full replay. A line, payload or blob
-that cannot be used is named in `problems` and costs nothing else.
+Each reader has its own; nothing in it is true by itself, no other process can meet a lock of it, and it can be thrown away at any
+time. It stands on a snapshot of what is compacted (a private copy, so that rows of runs can be changed in place), and on what
+came after it: a refresh reads only bytes that are new, folds the runs they touch, and asks whether the writers of open runs still
+live; afterwards every answer equals a full replay. Points and events as rows, and the views over them, are made when they are
+first asked for. A line, payload, table or blob that cannot be used is named in `problems` and costs nothing else.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import tempfile
 import threading
 import time
 from collections import Counter
-from pathlib import Path
+from contextlib import suppress
+from datetime import timezone
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import msgspec
 
-from .. import blobs, events
-from ..errors import AilabError, FilterError
-from ..journal import Tail, writer_alive
-from .fold import ProjectFold, RunFold, as_double, tell
+from .. import commits, events
+from ..errors import FilterError, StoreError
+from ..journal import Envelope, Tail, writer_alive
+from . import snapshot
+from .fold import ProjectFold, RunFold, Told, tell
+from .rows import HOT_MAX, Documents, Key, RunRows, insert, one_row, uid_of
+from .snapshot import CONFIG, States, attach, crash, state_keys, statements, write_projects
+from .tables import Tables, literal, points_of_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from ..journal import Envelope, Segment
+    from ..commits import Commit
+    from ..journal import Segment
+    from ..segments import Span
     from ..store import Store
-    from .fold import Told
+    from .snapshot import Snapshot
 
-CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-}
-"""DuckDB looks for extensions on the network otherwise, and hangs for seconds without one."""
-WIDE_MAX = 1000
+WIDE_MAX = HOT_MAX
 """Columns for parameters and metrics in `wide`: the most used."""
 WIDE_COMMENT = "one row per run not in the trash: its columns in runs, then one per parameter and final metric"
 _COMMENT = "COMMENT ON "
+DURATION = "greatest(0, epoch(coalesce(ended_at, last_at) - started_at)) AS duration_s"
 BATCH = 20_000
-"""Events handed to DuckDB at once."""
-
-_encode = msgspec.json.Encoder().encode
-_EVENT_SHAPE = (
-    '[{"segment":"VARCHAR","seq":"BIGINT","at":"TIMESTAMP","clock":"BIGINT","kind":"VARCHAR","run_id":"VARCHAR",'
-    '"by":"VARCHAR","via":"VARCHAR","data":"JSON"}]'
-)
-_ADD_EVENTS = f"INSERT INTO event_table SELECT unnest(from_json($1, '{_EVENT_SHAPE}'), recursive := true)"
-_ADD_POINTS = """
-INSERT INTO point_table
-SELECT run_id, e.key, TRY_CAST(data ->> '$.step' AS BIGINT),
-       coalesce(make_timestamp(CAST(CASE WHEN TRY_CAST(data ->> '$.time' AS DOUBLE) BETWEEN -62135596800 AND 253402300799
-                                         THEN TRY_CAST(data ->> '$.time' AS DOUBLE) * 1e6 END AS BIGINT)), "at"),
-       CASE e.value WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST(e.value ->> '$' AS DOUBLE) END,
-       CASE WHEN json_type(e.value) = 'VARCHAR' AND e.value ->> '$' NOT IN ('NaN', 'Infinity', '-Infinity') THEN e.value ->> '$'
-            WHEN regexp_full_match(CAST(e.value AS VARCHAR), '-?[0-9]{16,}')
-                 AND coalesce(TRY_CAST(CAST(e.value AS VARCHAR) AS HUGEINT)
-                              <> TRY_CAST(CAST(CAST(e.value AS VARCHAR) AS DOUBLE) AS HUGEINT), true)
-            THEN CAST(e.value AS VARCHAR) END,
-       clock, segment, seq
-FROM (SELECT *, unnest(map_entries(TRY(from_json(data -> '$.values', '"MAP(VARCHAR,JSON)"')))) AS e
-      FROM event_table WHERE rowid >= $1 AND kind = 'metrics.logged' AND run_id IS NOT NULL)
-"""
+"""Lines that are folded, and events handed to DuckDB, at once."""
+DOCUMENTS_MAX = 256
+"""Environments and codes that are kept at hand."""
+HEAVY = 50_000
+"""Lines behind the snapshot from which on a newer snapshot is worth opening anew."""
+_OVER_TABLES = re.compile(r"\b(metrics|events|point_now|point_all|event_all)\b", re.IGNORECASE)
 
 
-class EventRow(msgspec.Struct):
+class EventRow(msgspec.Struct, gc=False):
     """One row of `event_table`."""
 
     segment: str
@@ -78,50 +69,160 @@ class EventRow(msgspec.Struct):
     data: msgspec.Raw
 
 
+class _Stale(Exception):  # noqa: N818  (it says what is to be done, and never leaves this module)
+    """What the catalogue stands on has changed; it is to be opened anew."""
+
+
 class Lab:
     """The catalogue of one store. Use it from one thread at a time, or through `cursor`.
 
     Args:
         store: the store.
-        problems: what could not be used so far: damaged lines, unreadable files, payloads that do not fit their kind.
+
+    Attributes:
+        con: the connection.
+        opened_s: seconds that opening took, and `rebuilt_s` those of it that computing a snapshot took.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.con = duckdb.connect(":memory:", config=CONFIG)
         self.con.execute("SET timezone = 'UTC'")
-        statements = (Path(__file__).parent / "views.sql").read_text()
-        self.con.execute(_without_comments(statements))
-        self.tail = Tail(store)
-        self.runs: dict[str, RunFold] = {}
-        self.projects: dict[str, ProjectFold] = {}
         self.refreshed_at = 0.0
-        self._payload_problems: list[str] = []
+        self.rebuilt_s = 0.0
         self._lock = threading.RLock()
-        self._shapes = {
-            table: _shape(self.con, table)
-            for table in ("run_table", "project_table", "project_change_table", "environment_table", "code_table")
-        }
-        self._known_blobs: set[str] = set()
-        self._open: set[str] = set()
-        self._gone: set[str] = set()
-        self._keys: Counter[tuple[str, str, str]] = Counter()
-        self._keys_of: dict[str, list[tuple[str, str, str]]] = {}
-        self._wide: tuple[Any, ...] = ()
         self._locked = False
         self._commented = False
-        self._make_wide(force=True)
+        self._folder = ""
+        self._attached = False
+        self._ruined: dict[str, str] = {}
+        self._replaced: set[str] = set()
+        self._open()
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Stand on the newest snapshot, with nothing behind it yet."""
+        self._commit_names = self.store.commit_names()
+        self._snapshot = self._stand_on(self._commit_names)
+        self._payload_problems: list[str] = list(self._snapshot.problems) if self._snapshot is not None else []
+        self._detach()
+        self._writable = self._snapshot is None
+        for part, ending in (("base", ".runs.duckdb"), ("more", ".more.duckdb")):
+            if self._snapshot is None:
+                self.con.execute(f"ATTACH ':memory:' AS {part}")
+                self.con.execute(statements(part))
+            else:
+                attach(self.con, self._snapshot.path(ending), part, read_only=True)
+        self._attached = True
+        self.con.execute(statements("tail"))
+        self.tail = Tail(self.store, self._covered)
+        self.runs: dict[str, RunFold] = {}
+        self.projects: dict[str, ProjectFold] = {}
+        self._states: States | None = None
+        self._labels: dict[str, tuple[str, bool]] = {}
+        self._redacted: set[tuple[str, int]] = set()
+        self._purged: set[str] = set()
+        self._writers: dict[str, dict[str, Segment]] = {}
+        self._keys_of: dict[str, list[Key]] = {}
+        self._pending: list[EventRow] = []
+        self._unsummed: set[str] = set()
+        self._documents: dict[tuple[str, str], tuple[Any, ...]] = {}
+        self._lines = 0
+        self._viewed: tuple[Any, ...] = ()
+        self._wide: tuple[Any, ...] = ()
+        self._tables: Tables | None = None
+        self._rows = RunRows(self.con, "base", Documents(self.store, self.con, "memory", "more", self._payload_problems))
+        self._rows.load()
+        if self._snapshot is not None:
+            self._take_up(self._snapshot)
+        self._crashed: set[str] = set()
+        text = "SELECT run_id FROM base.run_table WHERE status IN ('running', 'pending')"
+        self._open_runs = {row[0] for row in self.con.execute(text).fetchall()}
+
+    def _stand_on(self, names: Sequence[str]) -> Snapshot | None:
+        if not names:
+            return None
+        for _ in range(3):
+            found = snapshot.find(self.store, names, without=self._replaced)
+            if found is None:
+                began = time.monotonic()
+                found = snapshot.make(self.store)
+                self.rebuilt_s = time.monotonic() - began
+            try:
+                if found is not None:
+                    self._states_of = States(found.path(".states"))
+            except FileNotFoundError:  # a newer one came, and this one was old enough to be removed
+                continue
+            return found
+        raise StoreError("snapshots come and go too fast", path=self.store.cache)
+
+    def _take_up(self, found: Snapshot) -> None:
+        self._states = self._states_of
+        self.projects = {fold.project_id: fold for fold in map(ProjectFold.load, found.projects)}
+        self._labels = {
+            project: (name, trashed)
+            for project, name, trashed in self.con.execute("SELECT project_id, name, trashed FROM base.project_table").fetchall()
+        }
+        self._redacted = {(segment, seq) for segment, seq in found.redacted}
+        self._purged = set(found.purged)
+        insert(self.con, "redacted_table", [{"segment": s, "seq": n} for s, n in found.redacted])
+        insert(self.con, "purged_table", [{"run_id": run} for run in found.purged])
+
+    def _detach(self) -> None:
+        """Let go of what an earlier opening made; tables of the user stay."""
+        if self._attached:
+            views = self.con.execute(
+                "SELECT view_name FROM duckdb_views() WHERE NOT internal AND database_name = 'memory'"
+            ).fetchall()
+            known = {*_names("VIEW", statements("views")), "wide", "event_all", "point_all"}
+            for (name,) in views:
+                if name in known:
+                    self.con.execute(f'DROP VIEW IF EXISTS "{name}"')
+            for name in _names("TABLE", statements("tail")):
+                self.con.execute(f'DROP TABLE IF EXISTS "{name}"')
+            for part in ("base", "more"):
+                self.con.execute(f"DETACH {part}")
+            self._attached = False
+
+    def _make_writable(self) -> None:
+        """Stand on a copy of the snapshot's runs that only this process has."""
+        if self._writable:
+            return
+        assert self._snapshot is not None  # noqa: S101  (without one, the catalogue is in memory)
+        path = os.path.join(self._own_folder(), f"{os.urandom(4).hex()}.duckdb")
+        shutil.copyfile(self._snapshot.path(".runs.duckdb"), path)
+        self.con.execute("DETACH base")
+        attach(self.con, path, "base", read_only=False)
+        self._writable = True
+
+    def _own_folder(self) -> str:
+        if not self._folder:
+            _remove_orphans()
+            self._folder = tempfile.mkdtemp(prefix=f"ailab-view-{os.getpid()}-")
+            _folders.add(self._folder)
+        return self._folder
+
+    def _covered(self, names: Sequence[str]) -> dict[str, Span]:
+        """How far tables cover segments."""
+        return snapshot.spans_of(self.con, names) if self._snapshot is not None else {}
 
     def close(self) -> None:
         """Let go of the catalogue."""
         self.con.close()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            _folders.discard(self._folder)
+
+    # -- asking ------------------------------------------------------------------------------------------------------
 
     def comment(self) -> None:
         """Put the comments of views.sql on views and columns: for people, and 60 ms that no other reader needs to spend."""
+        self.make_views()
         if not self._commented:
-            statements = (Path(__file__).parent / "views.sql").read_text()
-            self.con.execute("\n".join(line for line in statements.splitlines() if line.startswith(_COMMENT)))
-            self.con.execute(f"COMMENT ON VIEW wide IS {_literal(WIDE_COMMENT)}")
+            lines = statements("views").splitlines()
+            self.con.execute("\n".join(line for line in lines if line.startswith(_COMMENT)))
+            self.con.execute(f"COMMENT ON VIEW wide IS {literal(WIDE_COMMENT)}")
             self._commented = True
 
     def select(self, query: str, *, limit: int) -> tuple[list[str], list[str], list[tuple[Any, ...]]]:
@@ -131,13 +232,13 @@ class Lab:
             FilterError: it does not parse, is not one SELECT, or names what is not there; DuckDB's words say where.
         """
         try:
-            statements = duckdb.extract_statements(query)
-            kinds = [statement.type.name for statement in statements]
+            kinds = [statement.type.name for statement in duckdb.extract_statements(query)]
             if kinds not in (["SELECT"], ["EXPLAIN"]):
                 said = ", ".join(kinds) or "nothing"
                 raise FilterError(
                     f"one SELECT is allowed, not {said}", where="sql", hint="DESCRIBE wide tells the columns of a view"
                 )
+            self.prepare(query)
             cursor = self._reading().execute(query)
             columns = [(str(d[0]), str(d[1])) for d in cursor.description or ()]
             return [name for name, _ in columns], [kind for _, kind in columns], cursor.fetchmany(limit)
@@ -147,6 +248,10 @@ class Lab:
     def _reading(self) -> duckdb.DuckDBPyConnection:
         """A cursor that can reach neither files nor settings; the whole catalogue is locked from then on."""
         if not self._locked:
+            allowed = [self.store.compacted, self.store.cache, self._own_folder()]
+            if self._snapshot is not None:
+                allowed.append(self._snapshot.folder)
+            self.con.execute(f"SET allowed_directories = [{', '.join(literal(folder + os.sep) for folder in allowed)}]")
             self.con.execute("SET enable_external_access = false")
             self.con.execute("SET lock_configuration = true")
             self._locked = True
@@ -156,221 +261,453 @@ class Lab:
         """A connection of its own to the same tables, for another thread."""
         return self.con.cursor()
 
+    def prepare(self, query: str | None = None) -> None:
+        """Make the views, and make sure that what a query may read is there and whole; None means all."""
+        with self._lock:
+            if query is None or _OVER_TABLES.search(query):
+                self.whole_tables()
+            self.make_views()
+
     @property
     def problems(self) -> list[str]:
         """Everything that could not be used, in words."""
-        return [str(problem) for problem in self.tail.problems] + self._payload_problems
+        return [str(problem) for problem in self.tail.problems] + self._payload_problems + list(self._ruined.values())
+
+    @property
+    def hot(self) -> dict[tuple[str, str], str]:
+        """The column of `base.run_table` of a parameter or metric that has one: by ("params" or "metrics", name)."""
+        return self._rows.hot
+
+    @property
+    def keys(self) -> Counter[Key]:
+        """How many runs that are not in the trash have a parameter or metric, by ("params" or "metrics", name, type)."""
+        return self._rows.keys
+
+    def clock_of(self, run_id: str) -> int:
+        """The greatest Lamport clock among the events of a run; -1 where it is not known."""
+        with self._lock:
+            self._load([run_id])
+            fold = self.runs.get(run_id)
+            return -1 if fold is None else fold.clock
+
+    def document(self, table: str, columns: str, key: str, digest: str | None) -> tuple[Any, ...] | None:
+        """A row of `environment_table` or `code_table`, if the document was read; asked once for each digest."""
+        if digest is None:
+            return None
+        found = self._documents.get((table, digest))
+        if found is None:
+            for schema in ("more", "memory"):
+                text = f"SELECT {columns} FROM {schema}.{table} WHERE {key} = ?"  # noqa: S608  (our own names)
+                found = found or one_row(self.con, text, [digest])
+            if found is not None:
+                if len(self._documents) >= DOCUMENTS_MAX:
+                    self._documents.clear()
+                self._documents[table, digest] = found
+        return found
 
     # -- refresh -----------------------------------------------------------------------------------------------------
 
     def refresh(self, max_age_s: float = 0.0) -> None:
-        """Bring tables and views up to date, unless that was done within `max_age_s`."""
+        """Bring everything up to date, unless that was done within `max_age_s`."""
         with self._lock:
             if max_age_s and time.monotonic() - self.refreshed_at < max_age_s:
                 return
-            touched: set[str] = set()
-            touched_projects: set[str] = set()
-            rows: list[EventRow] = []
-            self.con.execute("BEGIN")
             try:
-                for segment, lines in self.tail.poll():
-                    for line in lines:
-                        self._take(segment, line, touched, touched_projects)
-                        rows.append(_event_row(segment, line))
-                    if len(rows) >= BATCH:
-                        self._add_events(rows)
-                        rows = []
-                self._add_events(rows)
-                self._write_runs(touched)
-                self._write_projects(touched_projects)
-                self._look_for_gone(touched)
-                self.con.execute("COMMIT")
+                self._follow_commits()
+                self._read_tail()
+            except _Stale:
+                self._open()
+                self._read_tail()
             except BaseException:
-                self.con.execute("ROLLBACK")
+                self._commit_names = ["?"]  # lines may have been read that did not arrive: the next refresh opens anew
                 raise
-            self._make_wide()
+            if self._viewed:
+                self.make_views()
             self.refreshed_at = time.monotonic()
 
-    def _take(self, segment: Segment, line: Envelope, touched: set[str], touched_projects: set[str]) -> None:
-        """Fold one event."""
-        if line.run is None and not line.kind.startswith("project."):
+    def _follow_commits(self) -> None:
+        """Open anew where tables hold what was not read from segments, or a newer snapshot spares much memory."""
+        names = self.store.commit_names()
+        if names == self._commit_names:
             return
-        told = tell(segment, line)
+        heavy = self._lines > HEAVY and snapshot.find(self.store, names, whole=False) is not None
+        fresh, _ = commits.load(self.store, set(names) - set(self._commit_names))
+        if heavy or "?" in self._commit_names or not self._has_read(span for commit in fresh.values() for span in commit.spans):
+            raise _Stale
+        self._commit_names = names
+
+    def _has_read(self, spans: Iterable[Span]) -> bool:
+        """Whether all of these bytes are in the snapshot or were read from segments."""
+        unread: dict[str, int] = {}
+        for span in spans:
+            read = self.tail.read_to(span.segment)
+            if read is None or read < span.end:
+                unread[span.segment] = max(span.end, unread.get(span.segment, 0))
+        covered = self._covered(list(unread))
+        return all(segment in covered and covered[segment].end >= end for segment, end in unread.items())
+
+    def _read_tail(self) -> None:
+        touched: set[str] = set()
+        touched_projects: set[str] = set()
+        batch: list[tuple[Segment, Envelope]] = []
+        for segment, lines in self.tail.poll():
+            if segment.run is not None:
+                self._writers.setdefault(segment.run, {})[segment.birth] = segment
+            batch += [(segment, line) for line in lines]
+            if len(batch) >= BATCH:
+                self._take_all(batch, touched, touched_projects)
+                batch = []
+        self._take_all(batch, touched, touched_projects)
+        if not touched and not touched_projects and self._gone_runs() == self._crashed:
+            return
+        self._make_writable()
+        self.con.execute("BEGIN")
+        try:
+            touched |= self._write_projects(touched_projects)
+            revived = {run_id for run_id in self._crashed - touched if self._is_written(run_id)}
+            self._load(revived)
+            touched |= revived
+            self._write_runs(touched)
+            gone = self._gone_runs()
+            crash(self.con, sorted(gone - (self._crashed - touched)))
+            self.con.execute("COMMIT")
+        except BaseException:
+            self.con.execute("ROLLBACK")
+            raise
+        self._crashed = gone
+        self._rows.documents.flush()
+
+    def _take_all(self, batch: list[tuple[Segment, Envelope]], touched: set[str], touched_projects: set[str]) -> None:
+        self._load([line.run for _, line in batch if line.run is not None])
+        self._lines += len(batch)
+        again: set[str] = set()
+        for segment, line in batch:
+            told = tell(segment, line)
+            self._pending.append(
+                EventRow(told.segment, line.seq, line.at, line.clock, line.kind, line.run, line.by, line.via, line.data)
+            )
+            if line.kind in snapshot.REMOVING_KINDS:
+                again |= self._remove(told, line)
+            if line.run is None and not line.kind.startswith("project."):
+                continue
+            self._take(told, line, touched, touched_projects)
+        if len(self._pending) > BATCH:
+            self._flush()
+        for run_id in again:
+            self._fold_again(run_id)
+            touched.add(run_id)
+
+    def _take(self, told: Told, line: Envelope, touched: set[str], touched_projects: set[str]) -> None:
+        """Fold one event."""
+        removed = (told.segment, told.seq) in self._redacted
         try:
             if line.run is not None:
-                self._take_run(told, line, touched, touched_projects)
-            else:
+                if line.run in self._purged:
+                    return
+                fold = self.runs.get(line.run)
+                if fold is None:
+                    fold = self.runs[line.run] = RunFold(line.run)
+                touched.add(line.run)
+                if removed:
+                    fold.seen(told.clock, told.at, told.writer)
+                    return
+                event: Any = fold.take(told, line.data)
+                if line.kind in {"run.started", "run.changed"} and event.project:
+                    project = events.project_id(event.project)
+                    self.projects.setdefault(project, ProjectFold(project)).name(told, event.project)
+                    touched_projects.add(project)
+            elif line.kind in events.KINDS and not removed:
                 event = msgspec.json.decode(line.data, type=events.KINDS[line.kind])
-                project: str = event.project  # type: ignore[attr-defined]
-                self._project(project).take(told, event)
-                touched_projects.add(project)
-        except (msgspec.ValidationError, KeyError) as problem:
-            self._payload_problems.append(f"{line.kind} at {segment.birth}:{line.seq} does not fit its kind: {problem}")
+                self.projects.setdefault(event.project, ProjectFold(event.project)).take(told, line.data)
+                touched_projects.add(event.project)
+        except msgspec.DecodeError as problem:
+            self._payload_problems.append(f"{line.kind} at {told.event} does not fit its kind: {problem}")
 
-    def _take_run(self, told: Told, line: Envelope, touched: set[str], touched_projects: set[str]) -> None:
-        assert line.run is not None  # noqa: S101  (the caller has looked)
-        fold = self.runs.get(line.run)
-        if fold is None:
-            fold = self.runs[line.run] = RunFold(line.run)
-        touched.add(line.run)
-        fold.take(told, line.data)
-        if line.kind in {"run.started", "run.changed"}:
-            event = msgspec.json.decode(line.data, type=events.KINDS[line.kind])
-            name = event.project  # type: ignore[attr-defined]
-            if name:
-                project = events.project_id(name)
-                self._project(project).name(told, name)
-                touched_projects.add(project)
-
-    def _project(self, project: str) -> ProjectFold:
-        return self.projects.setdefault(project, ProjectFold(project))
-
-    def _add_events(self, rows: list[EventRow]) -> None:
-        if not rows:
+    def _load(self, run_ids: Iterable[str]) -> None:
+        """Take up the folds of runs that the snapshot knows."""
+        wanted = sorted({run_id for run_id in run_ids if run_id not in self.runs})
+        if not wanted or self._states is None:
             return
-        (first,) = self.con.execute("SELECT coalesce(max(rowid) + 1, 0) FROM event_table").fetchone() or (0,)
-        self.con.execute(_ADD_EVENTS, [_encode(rows).decode()])
-        self.con.execute(_ADD_POINTS, [first])
+        text = (
+            'SELECT run_id, "at", bytes FROM more.state_table WHERE uid IN (SELECT unnest($1::UUID[])) '
+            "AND run_id IN (SELECT unnest($2::VARCHAR[]))"
+        )
+        for run_id, at, size in self.con.execute(text, [[uid_of(run_id) for run_id in wanted], wanted]).fetchall():
+            fold = self._states.get(at, size)
+            if fold is None:
+                assert self._snapshot is not None  # noqa: S101
+                self._discard(self._snapshot)
+                raise _Stale
+            self.runs[run_id] = fold
+            (trashed,) = self._trashed(run_id)
+            self._keys_of[run_id] = [] if trashed or not fold.exists else state_keys(fold)
 
-    def _insert(self, table: str, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            shape = _literal(self._shapes[table])
-            statement = f"INSERT INTO {table} SELECT x.* FROM (SELECT unnest(from_json($1, {shape})) AS x)"  # noqa: S608  (our own names)
-            self.con.execute(statement, [_encode(rows).decode()])
+    def _trashed(self, run_id: str) -> tuple[bool]:
+        text = "SELECT trashed FROM base.run_table WHERE uid = $1::UUID AND run_id = $2"
+        return one_row(self.con, text, [uid_of(run_id), run_id]) or (True,)
+
+    @staticmethod
+    def _discard(ruined: Snapshot) -> None:
+        with suppress(OSError):
+            for name in os.listdir(ruined.folder):
+                if name.partition(".")[0] == ruined.files[0].name.partition(".")[0] and name.endswith(".json"):
+                    os.unlink(os.path.join(ruined.folder, name))
 
     def _write_runs(self, touched: set[str]) -> None:
-        folds = [self.runs[run_id] for run_id in touched if self.runs[run_id].exists]
-        if not folds:
+        known = [run_id for run_id in touched if run_id in self.runs or run_id in self._purged]
+        if not known:
             return
-        self._read_blobs(folds)
-        self.con.execute("DELETE FROM run_table WHERE run_id IN (SELECT unnest($1::VARCHAR[]))", [[f.run_id for f in folds]])
-        rows = []
-        for fold in folds:
-            row = fold.row()
-            row["final_metrics"] = row["metrics"]
-            row["metrics"] = _doubles(row["metrics"])
-            rows.append(row)
-            self._count_keys(fold.run_id, row)
-            (self._open.add if fold.open else self._open.discard)(fold.run_id)
-        self._insert("run_table", rows)
+        text = "DELETE FROM base.run_table WHERE uid IN (SELECT unnest($1::UUID[])) AND run_id IN (SELECT unnest($2::VARCHAR[]))"
+        self.con.execute(text, [[uid_of(run_id) for run_id in known], known])
+        before = [key for run_id in known for key in self._keys_of.pop(run_id, ())]
+        folds = [self.runs[run_id] for run_id in known if run_id in self.runs and self.runs[run_id].exists]
+        for written in self._rows.write(folds, before, self._labels):
+            self._keys_of[written.run_id] = written.keys
+            (self._open_runs.add if written.is_open else self._open_runs.discard)(written.run_id)
+        self._open_runs -= self._purged
+        self._unsummed.update(known)
 
-    def _write_projects(self, touched: set[str]) -> None:
+    def _write_projects(self, touched: set[str]) -> set[str]:
+        """Write the projects; return the runs of those that went into the trash or came out of it, to be written again."""
         if not touched:
+            return set()
+        before, again = self._labels, set()
+        self._labels = write_projects(self.con, self.projects)
+        for project in touched:
+            old, new = before.get(project), self._labels[project]
+            if old is None or old == new:
+                continue
+            if old[1] == new[1]:
+                self.con.execute("UPDATE base.run_table SET project = $1 WHERE project_id = $2", [new[0], project])
+            else:
+                rows = self.con.execute("SELECT run_id FROM base.run_table WHERE project_id = $1", [project]).fetchall()
+                again |= {row[0] for row in rows}
+        self._load(again)
+        return again
+
+    def _gone_runs(self) -> set[str]:
+        """Open runs that nobody writes any more: those are shown as crashed."""
+        return {run_id for run_id in self._open_runs if not self._is_written(run_id)}
+
+    def _is_written(self, run_id: str) -> bool:
+        """Whether one of the run's writers lives."""
+        return any(writer_alive(segment) for segment in self._writers.get(run_id, {}).values())
+
+    # -- removing ----------------------------------------------------------------------------------------------------
+
+    def _remove(self, told: Told, line: Envelope) -> set[str]:
+        """Take in a redaction or purge; return the runs that are to be folded again."""
+        if line.kind == "run.purged" and line.run is not None:
+            self._purged.add(line.run)
+            self.runs.pop(line.run, None)
+            insert(self.con, "purged_table", [{"run_id": line.run}])
+            return {line.run}
+        try:
+            event = msgspec.json.decode(line.data, type=events.EventRedacted)
+        except msgspec.DecodeError as problem:
+            self._payload_problems.append(f"{line.kind} at {told.event} does not fit its kind: {problem}")
+            return set()
+        if event.segment is None or event.seq is None or (event.segment, event.seq) in self._redacted:
+            return set()
+        self._redacted.add((event.segment, event.seq))
+        insert(self.con, "redacted_table", [{"segment": event.segment, "seq": event.seq}])
+        self.prepare()
+        rows = self.con.execute(
+            "SELECT run_id FROM event_all WHERE segment = $1 AND seq = $2 AND run_id IS NOT NULL", [event.segment, event.seq]
+        ).fetchall()
+        return {row[0] for row in rows}
+
+    def _fold_again(self, run_id: str) -> None:
+        """Fold a run from its first event on, without those that are to go."""
+        if run_id in self._purged:
+            self.runs.pop(run_id, None)
             return
-        self.con.execute("DELETE FROM project_table WHERE project_id IN (SELECT unnest($1::VARCHAR[]))", [sorted(touched)])
-        self._insert("project_table", [self.projects[project].row() for project in sorted(touched)])
-        self.con.execute("DELETE FROM project_change_table")
-        changes: list[dict[str, Any]] = []
-        for fold in self.projects.values():
-            before: dict[str, Any] = {"name": fold.first_name.value}
-            for e in sorted(fold.edits, key=lambda edit: edit.place):
-                changes.append({
-                    "event": e.event, "at": e.at, "by": e.by, "via": e.via, "kind": e.kind, "field": e.field,
-                    "old": before.get(e.field), "new": e.value,
-                })  # fmt: skip
-                before[e.field] = e.value
-        self._insert("project_change_table", changes)
+        self.prepare()
+        folds = {run_id: RunFold(run_id)}
+        tables = self.tables()
+        if tables is not None:
+            self._payload_problems += tables.fold(
+                self.con, [run_id], folds, headers=tables.headers(self.con), redacted=frozenset(self._redacted)
+            )
+        text = 'SELECT segment, seq, "at", clock, kind, "by", via, data FROM event_table WHERE run_id = $1'
+        headers = {segment.birth: segment for segment in self.tail.segments.values()}
+        for segment, seq, at, clock, kind, by, via, data in self.con.execute(text, [run_id]).fetchall():
+            line = Envelope(seq, at.replace(tzinfo=timezone.utc), kind, clock, run_id, by, via, msgspec.Raw(data.encode()))
+            told = tell(headers[segment], line)
+            if (segment, seq) in self._redacted:
+                folds[run_id].seen(told.clock, told.at, told.writer)
+                continue
+            with suppress(msgspec.DecodeError):  # it was named when it came
+                folds[run_id].take(told, line.data)
+        self.runs[run_id] = folds[run_id]
 
-    def _read_blobs(self, folds: Iterable[RunFold]) -> None:
-        """Load environments and code that are referred to for the first time."""
-        environments: list[tuple[str, Any]] = []
-        codes: list[tuple[str, Any]] = []
-        for fold in folds:
-            for field, found in (("environment", environments), ("code", codes)):
-                digest = fold.get(field)
-                if digest is None or digest in self._known_blobs:
-                    continue
-                try:
-                    content = msgspec.json.decode(blobs.read_blob(self.store, digest))
-                except (AilabError, OSError, msgspec.DecodeError) as problem:
-                    self._payload_problems.append(f"{field} {digest} of run {fold.run_id} cannot be read: {problem}")
-                    continue
-                self._known_blobs.add(digest)
-                found.append((digest, content))
-        about = ("python_version", "packages", "device", "host")
-        self._insert(
-            "environment_table", [{"environment_id": digest, **{k: c.get(k) for k in about}} for digest, c in environments]
-        )
-        what = ("git_hash", "branch", "remote", "dirty", "script")
-        self._insert("code_table", [{"code_id": d, "git_diff": c.get("diff"), **{k: c.get(k) for k in what}} for d, c in codes])
+    # -- events, points and views ------------------------------------------------------------------------------------
 
-    def _look_for_gone(self, touched: set[str]) -> None:
-        """Which open runs have no living writer: those are shown as crashed."""
-        gone = {run_id for run_id in self._open if not any(writer_alive(s) for s in self.runs[run_id].segments.values())}
-        if gone != self._gone or touched & gone:
-            self._gone = gone
-            self.con.execute("DELETE FROM gone_table")
-            self.con.execute("INSERT INTO gone_table SELECT unnest($1::VARCHAR[])", [sorted(gone)])
+    def tables(self) -> Tables | None:
+        """What lies in Parquet; None where nothing does."""
+        if self._snapshot is None:
+            return None
+        if self._tables is None:
+            records, _ = commits.load(self.store, [name for name in self._snapshot.commits if name not in self._ruined])
+            everything = records if not self._ruined else commits.load(self.store, self._snapshot.commits)[0]
+            self._tables = Tables(self.store, records, commits.choose(everything))
+        return self._tables
 
-    # -- wide --------------------------------------------------------------------------------------------------------
+    def whole_tables(self) -> Tables | None:
+        """The tables after a look at their bytes: one that is ruined is named and left out, and `problems` says so.
 
-    def _count_keys(self, run_id: str, row: dict[str, Any]) -> None:
-        """Keep count of how many runs have which parameter or metric, and of which type."""
-        for key in self._keys_of.pop(run_id, ()):
-            self._keys[key] -= 1
-        if row["trashed"]:
-            return
-        keys = [("params", key, _type_of(value)) for key, value in row["params"].items()]
-        keys += [("metrics", key, "DOUBLE") for key in row["metrics"]]
-        self._keys_of[run_id] = keys
-        self._keys.update(keys)
+        Where the segments that it replaced are still there, they are read in its place.
+        """
+        while (tables := self.tables()) is not None:
+            bad = tables.check()
+            if not bad:
+                return tables
+            for name, problem in bad:
+                self._ruined[name] = f"incomplete: {problem}"
+            self._tables = None
+            replaced = {name for name, _ in bad if self._segments_are_there(tables.records[name])}
+            if replaced:
+                self._replaced |= replaced
+                self._open()
+                self._read_tail()
+        return None
 
-    def _make_wide(self, *, force: bool = False) -> None:
+    def _segments_are_there(self, record: Commit) -> bool:
+        """Whether everything that a record replaced still lies in segments."""
+        try:
+            return all(os.stat(self.store.segment_path(span.segment)).st_size >= span.end for span in record.spans)
+        except OSError:
+            return False
+
+    def flush(self) -> None:
+        """Hand events and points that are new to DuckDB."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows, self._pending = self._pending, []
+        for start in range(0, len(rows), BATCH):
+            (first,) = one_row(self.con, "SELECT coalesce(max(rowid) + 1, 0) FROM event_table") or (0,)
+            insert(self.con, "event_table", [msgspec.structs.asdict(row) for row in rows[start : start + BATCH]])
+            source = f"event_table WHERE rowid >= {first} AND kind = 'metrics.logged' AND run_id IS NOT NULL"
+            self.con.execute(f"INSERT INTO point_table {points_of_json(source)}")
+
+    def sum_up(self) -> None:
+        """Bring the summaries of metrics up to date, which `metric_summary` shows."""
+        with self._lock:
+            unsummed, self._unsummed = sorted(self._unsummed), set()
+            if not unsummed:
+                return
+            for table in ("summary_table", "touched_table"):
+                self.con.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest($1::VARCHAR[]))", [unsummed])  # noqa: S608
+            insert(self.con, "touched_table", [{"run_id": run_id} for run_id in unsummed])
+            insert(self.con, "summary_table", [
+                {"run_id": run_id, **series.row(key)}
+                for run_id in unsummed
+                if run_id in self.runs and self.runs[run_id].exists
+                for key, series in self.runs[run_id].series.items()
+            ])  # fmt: skip
+
+    def make_views(self) -> None:
+        """Make the views, or those of them that what has come since changes."""
+        with self._lock:
+            self._flush()
+            self.sum_up()
+            tables = self.tables()
+            state = (id(tables), bool(self._redacted), bool(self._purged), tuple(self._ruined))
+            if state != self._viewed:
+                self._viewed = state
+                self._make_union("event_all", "event_table", tables.events_sql() if tables is not None else None)
+                self._make_union("point_all", "point_table", tables.points_sql() if tables is not None else None)
+                self.con.execute("\n".join(line for line in statements("views").splitlines() if not line.startswith(_COMMENT)))
+                self._wide = ()
+                self._commented = False
+            self._make_wide()
+
+    def _make_union(self, view: str, table: str, others: str | None) -> None:
+        """A view over what came after the snapshot and what lies in Parquet, without what is to go."""
+        columns = [row[0] for row in self.con.execute(f"DESCRIBE {table}").fetchall()]
+        names = ", ".join(_quoted(name) for name in columns)
+        text = f"SELECT {names} FROM {table}" + (f"\nUNION ALL SELECT {names} FROM ({others})" if others else "")  # noqa: S608
+        if self._purged:
+            text = (
+                f"SELECT * FROM ({text}) WHERE run_id IS NULL OR kind_of_purge OR run_id NOT IN (SELECT run_id FROM purged_table)"  # noqa: S608
+            )
+            text = text.replace("kind_of_purge", "kind = 'run.purged'" if view == "event_all" else "false")
+        if self._redacted and view == "point_all":
+            text = f"SELECT * FROM ({text}) ANTI JOIN redacted_table USING (segment, seq)"  # noqa: S608
+        elif self._redacted:
+            shown = ", ".join("CASE WHEN r.seq IS NULL THEN e.data ELSE '{}'::JSON END AS data" if n == '"data"' else f"e.{n}"
+                              for n in map(_quoted, columns))  # fmt: skip
+            text = f"SELECT {shown} FROM ({text}) e LEFT JOIN redacted_table r ON (e.segment, e.seq) = (r.segment, r.seq)"  # noqa: S608
+        self.con.execute(f"CREATE OR REPLACE VIEW {view} AS {text}")
+
+    def without_removed(self, text: str, run_id: str) -> str:
+        """A relation of points of one run, without those that are to go."""
+        if run_id in self._purged:
+            return f"SELECT * FROM ({text}) WHERE false"  # noqa: S608
+        return f"SELECT * FROM ({text}) ANTI JOIN redacted_table USING (segment, seq)" if self._redacted else text  # noqa: S608
+
+    def _make_wide(self) -> None:
         """Make `wide` anew when the set of parameters and metrics, or a type among them, has changed."""
         types: dict[tuple[str, str], set[str]] = {}
         uses: Counter[tuple[str, str]] = Counter()
-        for (table, key, type_name), count in self._keys.items():
-            if count > 0:
+        for (table, key, type_name), count in self._rows.keys.items():
+            if count > 0 and table != "goals":
                 types.setdefault((table, key), set()).add(type_name)
                 uses[table, key] += count
         most = sorted(sorted(uses, key=lambda k: (-uses[k], k))[:WIDE_MAX], key=lambda k: (k[0] == "metrics", k[1]))
-        columns = tuple((table, key, _common(types[table, key])) for table, key in most)
-        if columns == self._wide and not force:
+        columns = tuple((table, key, _common(types[table, key]), self.hot.get((table, key))) for table, key in most)
+        if columns == self._wide and columns:
             return
         self._wide = columns
         base = [row[0] for row in self.con.execute("DESCRIBE runs").fetchall() if row[0] not in {"params", "metrics"}]
-        parts = [_quoted(name) for name in base]
-        for (table, key, type_name), label in zip(columns, _labels(base, columns), strict=True):
-            value = f"r_{table}[{_literal(key)}]"
-            text = f"coalesce({value} ->> '$', CAST({value} AS VARCHAR))"
-            parts.append(f"{value if table == 'metrics' else f'TRY_CAST({text} AS {type_name})'} AS {_quoted(label)}")
+        parts = [DURATION if name == "duration_s" else f"t.{_quoted(name)}" for name in base]
+        for (table, key, type_name, column), label in zip(columns, _labels(base, columns), strict=True):
+            parts.append(f"{_wide_value(table, key, type_name, column)} AS {_quoted(label)}")
         self.con.execute(
-            f"CREATE OR REPLACE VIEW wide AS SELECT {', '.join(parts)} FROM "  # noqa: S608  (names are quoted, keys are literals)
-            "(SELECT w.*, t.params AS r_params, t.metrics AS r_metrics "
-            "FROM runs w JOIN run_table t USING (run_id) WHERE NOT w.trashed)"
+            f"CREATE OR REPLACE VIEW wide AS SELECT {', '.join(parts)} "  # noqa: S608  (names are quoted, keys are literals)
+            "FROM base.run_table t WHERE NOT trashed"
         )
         if self._commented:
-            self.con.execute(f"COMMENT ON VIEW wide IS {_literal(WIDE_COMMENT)}")
+            self.con.execute(f"COMMENT ON VIEW wide IS {literal(WIDE_COMMENT)}")
 
 
-def _without_comments(statements: str) -> str:
-    return "\n".join(line for line in statements.splitlines() if not line.startswith(_COMMENT))
+_folders: set[str] = set()
 
 
-def _event_row(segment: Segment, line: Envelope) -> EventRow:
-    return EventRow(segment.birth, line.seq, line.at, line.clock, line.kind, line.run, line.by, line.via, line.data)
+def _remove_folders() -> None:
+    for folder in _folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _shape(con: duckdb.DuckDBPyConnection, table: str) -> str:
-    """The JSON structure of a table's rows, as `from_json` wants it."""
-    return msgspec.json.encode([{row[0]: row[1] for row in con.execute(f"DESCRIBE {table}").fetchall()}]).decode()
+def _remove_orphans() -> None:
+    """Remove copies that killed readers left."""
+    import atexit
+
+    from .. import capture
+
+    if not _folders:
+        atexit.register(_remove_folders)
+    with suppress(OSError):
+        for entry in os.scandir(tempfile.gettempdir()):
+            owner = re.fullmatch(r"ailab-(?:view|cache)-(\d+)-\w+", entry.name)
+            if owner and int(owner[1]) != os.getpid() and capture.process_start(int(owner[1])) is None:
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def _doubles(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Final metrics as JSON that fits a DOUBLE, those that are no number left out."""
-    found = {key: as_double(value) for key, value in metrics.items()}
-    special = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-    return {k: special.get(str(v), v) for k, v in found.items() if v is not None}
+def _names(what: str, text: str) -> list[str]:
+    """Names of the views or tables that statements make."""
+    return re.findall(rf"^CREATE (?:OR REPLACE )?{what} (\w+)", text, re.MULTILINE)
 
 
-def _type_of(value: Any) -> str:
-    if isinstance(value, bool):
-        return "BOOLEAN"
-    if isinstance(value, int):
-        return "BIGINT" if -(2**63) <= value < 2**63 else "DOUBLE"
-    if isinstance(value, float):
-        return "DOUBLE"
-    return "NULL" if value is None else "VARCHAR"
+def _wide_value(table: str, key: str, type_name: str, column: str | None) -> str:
+    """SQL of a parameter's or metric's value in `wide`."""
+    if table == "metrics":
+        return f"t.{column}" if column else f"t.metrics[{literal(key)}]"
+    pointer = "/" + key.replace("~", "~0").replace("/", "~1")
+    text = f"t.{column}" if column else f"(t.detail::JSON -> '$.params' ->> {literal(pointer)})"
+    return text if type_name == "VARCHAR" else f"TRY_CAST({text} AS {type_name})"
 
 
 def _common(types: set[str]) -> str:
@@ -381,11 +718,12 @@ def _common(types: set[str]) -> str:
     return "DOUBLE" if real and real <= {"BIGINT", "DOUBLE"} else "VARCHAR"
 
 
-def _labels(base: list[str], columns: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+def _labels(base: list[str], columns: Iterable[tuple[str, str, str, Any]]) -> Iterator[str]:
     """Column names of parameters and metrics in `wide`: one that is taken, case ignored, has its table in front."""
-    counts = Counter([name.lower() for name in base] + [key.lower() for _, key, _ in columns])
+    columns = list(columns)
+    counts = Counter([name.lower() for name in base] + [column[1].lower() for column in columns])
     used = {name.lower() for name in base}
-    for table, key, _ in columns:
+    for table, key, *_ in columns:
         label = key if key and counts[key.lower()] == 1 else f"{table}.{key}"
         while label.lower() in used:  # two parameters that differ in case only, or one that is called `params.x` itself
             label += "_"
@@ -395,8 +733,3 @@ def _labels(base: list[str], columns: Iterable[tuple[str, str, str]]) -> Iterato
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""').replace("\0", "\N{SYMBOL FOR NULL}") + '"'
-
-
-def _literal(text: str) -> str:
-    literal = "'" + text.replace("'", "''") + "'"
-    return "(" + literal.replace("\0", "' || chr(0) || '") + ")" if "\0" in text else literal

@@ -1,50 +1,72 @@
--- The tables that a refresh fills, and the views that people and programs may rely on.
+-- The tables that a catalogue has, and the views that people and programs may rely on.
 --
 -- Times are TIMESTAMP in UTC. `at`, `by` and `group` are words of SQL: write them in double quotes.
--- Every column of a view has its comment in the block behind it; `wide` is made by build.py, since its columns are data.
+-- Every column of a view has its comment in the block behind it; `wide`, `event_all` and `point_all` are made by build.py: the
+-- columns of the first are data, the others go over tables and what came after them.
 
+-- part: base  (one row per run and project: a file, of which each reader has a copy, or memory)
+CREATE TABLE base.run_table (
+    uid UUID, run_id VARCHAR, name VARCHAR, project_id VARCHAR, project VARCHAR, status VARCHAR, started_at TIMESTAMP,
+    ended_at TIMESTAMP, last_at TIMESTAMP, "user" VARCHAR, host VARCHAR, seed HUGEINT, "group" VARCHAR, parent_run_id VARCHAR,
+    dataset_id VARCHAR, environment_id VARCHAR, code_id VARCHAR, git_hash VARCHAR, command VARCHAR, wandb_url VARCHAR,
+    note VARCHAR, description VARCHAR, error VARCHAR, trashed BOOLEAN, own_trashed BOOLEAN, protected BOOLEAN, dropped BIGINT,
+    has_artifacts BOOLEAN, metrics MAP(VARCHAR, DOUBLE), goals MAP(VARCHAR, VARCHAR),
+    tags STRUCT("key" VARCHAR, "value" VARCHAR, "at" TIMESTAMP, "by" VARCHAR)[],
+    notes STRUCT("event" VARCHAR, "at" TIMESTAMP, "by" VARCHAR, via VARCHAR, note VARCHAR)[],
+    artifacts STRUCT(path VARCHAR, logged VARCHAR, kind VARCHAR, "name" VARCHAR, "size" BIGINT, sha256 VARCHAR, "version" BIGINT,
+                     "at" TIMESTAMP, trashed BOOLEAN, reference BOOLEAN)[],
+    changes STRUCT("event" VARCHAR, "at" TIMESTAMP, "by" VARCHAR, via VARCHAR, kind VARCHAR, field VARCHAR, old JSON, "new" JSON)[],
+    detail VARCHAR
+);
+CREATE TABLE base.project_table (project_id VARCHAR, name VARCHAR, description VARCHAR, created_at TIMESTAMP, trashed BOOLEAN);
+CREATE TABLE base.project_change_table (
+    "event" VARCHAR, "at" TIMESTAMP, "by" VARCHAR, via VARCHAR, kind VARCHAR, field VARCHAR, old JSON, "new" JSON
+);
+CREATE TABLE base.column_table (kind VARCHAR, key VARCHAR, column_name VARCHAR);
+CREATE TABLE base.key_table (kind VARCHAR, key VARCHAR, type VARCHAR, uses BIGINT);
+
+-- part: more  (what a snapshot has besides: a file that is only read, or memory)
+CREATE TABLE more.state_table (uid UUID, run_id VARCHAR, "at" BIGINT, bytes BIGINT);
+CREATE TABLE more.span_table (segment VARCHAR, "end" BIGINT, lines BIGINT, seq BIGINT, crc BIGINT, sealed BOOLEAN);
+CREATE TABLE more.summary_table (
+    run_id VARCHAR, key VARCHAR, "first" DOUBLE, "last" DOUBLE, "min" DOUBLE, "max" DOUBLE, mean DOUBLE, count BIGINT, last_step BIGINT
+);
+CREATE TABLE more.environment_table (environment_id VARCHAR, python_version VARCHAR, packages JSON, device JSON, host VARCHAR);
+CREATE TABLE more.code_table (
+    code_id VARCHAR, git_hash VARCHAR, branch VARCHAR, remote VARCHAR, dirty BOOLEAN, git_diff VARCHAR, script VARCHAR
+);
+
+-- part: tail  (what came after the snapshot: in memory)
 CREATE TABLE event_table (
     segment VARCHAR, seq BIGINT, "at" TIMESTAMP, clock BIGINT, kind VARCHAR, run_id VARCHAR, "by" VARCHAR, via VARCHAR, data JSON
 );
 CREATE TABLE point_table (
     run_id VARCHAR, key VARCHAR, step BIGINT, "time" TIMESTAMP, value DOUBLE, exact VARCHAR, clock BIGINT, segment VARCHAR, seq BIGINT
 );
-CREATE TABLE run_table (
-    run_id VARCHAR, name VARCHAR, project_id VARCHAR, status VARCHAR, started_at TIMESTAMP, ended_at TIMESTAMP, last_at TIMESTAMP,
-    "user" VARCHAR, host VARCHAR, seed HUGEINT, "group" VARCHAR, parent_run_id VARCHAR, dataset_id VARCHAR, environment_id VARCHAR,
-    code_id VARCHAR, command VARCHAR, wandb_url VARCHAR, note VARCHAR, description VARCHAR, error VARCHAR, trashed BOOLEAN,
-    protected BOOLEAN, dropped BIGINT, params MAP(VARCHAR, JSON), metrics MAP(VARCHAR, DOUBLE), final_metrics JSON,
-    goals MAP(VARCHAR, VARCHAR),
-    tags STRUCT("key" VARCHAR, "value" VARCHAR, "at" TIMESTAMP, "by" VARCHAR)[],
-    notes STRUCT("event" VARCHAR, "at" TIMESTAMP, "by" VARCHAR, via VARCHAR, note VARCHAR)[],
-    artifacts STRUCT(path VARCHAR, logged VARCHAR, kind VARCHAR, "name" VARCHAR, "size" BIGINT, sha256 VARCHAR, "version" BIGINT,
-                     "at" TIMESTAMP, trashed BOOLEAN, reference BOOLEAN)[],
-    changes STRUCT("event" VARCHAR, "at" TIMESTAMP, "by" VARCHAR, via VARCHAR, kind VARCHAR, field VARCHAR, old JSON, "new" JSON)[]
-);
-CREATE TABLE project_table (project_id VARCHAR, name VARCHAR, description VARCHAR, created_at TIMESTAMP, trashed BOOLEAN);
-CREATE TABLE project_change_table (
-    "event" VARCHAR, "at" TIMESTAMP, "by" VARCHAR, via VARCHAR, kind VARCHAR, field VARCHAR, old JSON, "new" JSON
-);
-CREATE TABLE environment_table (environment_id VARCHAR, python_version VARCHAR, packages JSON, device JSON, host VARCHAR);
-CREATE TABLE code_table (code_id VARCHAR, git_hash VARCHAR, branch VARCHAR, remote VARCHAR, dirty BOOLEAN, git_diff VARCHAR, script VARCHAR);
-CREATE TABLE gone_table (run_id VARCHAR);
+CREATE TABLE summary_table AS FROM more.summary_table LIMIT 0;
+CREATE TABLE environment_table AS FROM more.environment_table LIMIT 0;
+CREATE TABLE code_table AS FROM more.code_table LIMIT 0;
+CREATE TABLE touched_table (run_id VARCHAR);
+CREATE TABLE redacted_table (segment VARCHAR, seq BIGINT);
+CREATE TABLE purged_table (run_id VARCHAR);
 
--- run_now: one row per run whose start was seen, trashed ones too; `crashed` is decided here, outside the fold.
-CREATE VIEW run_now AS
-SELECT r.* EXCLUDE (status, ended_at, trashed),
-       CASE WHEN g.run_id IS NOT NULL THEN 'crashed' ELSE r.status END AS status,
-       CASE WHEN g.run_id IS NOT NULL THEN r.last_at ELSE r.ended_at END AS ended_at,
-       p.name AS project, c.git_hash,
-       r.trashed OR coalesce(p.trashed, false) AS trashed
-FROM run_table r
-LEFT JOIN gone_table g ON g.run_id = r.run_id
-LEFT JOIN project_table p ON p.project_id = r.project_id
-LEFT JOIN code_table c ON c.code_id = r.code_id;
+-- part: views
+-- run_now: one row per run whose start was seen, trashed ones too.
+CREATE OR REPLACE VIEW run_now AS
+SELECT run_id, name, project_id, project, status, started_at, ended_at, last_at, "user", host, seed, "group", parent_run_id, dataset_id,
+       environment_id, code_id, git_hash, command, wandb_url, note, description, error, trashed, own_trashed, protected, dropped,
+       has_artifacts, metrics, goals, tags, notes, artifacts, changes, detail::JSON -> '$.params' AS params,
+       detail::JSON -> '$.final_metrics' AS final_metrics
+FROM base.run_table;
+CREATE OR REPLACE VIEW summary_now AS
+SELECT * FROM more.summary_table ANTI JOIN touched_table USING (run_id) UNION ALL SELECT * FROM summary_table;
+CREATE OR REPLACE VIEW environment_now AS SELECT * FROM more.environment_table UNION ALL SELECT * FROM environment_table;
+CREATE OR REPLACE VIEW code_now AS SELECT * FROM more.code_table UNION ALL SELECT * FROM code_table;
 
-CREATE VIEW runs AS
+CREATE OR REPLACE VIEW runs AS
 SELECT run_id, name, project_id, project, status, started_at, ended_at,
        greatest(0, epoch(coalesce(ended_at, last_at) - started_at)) AS duration_s,
-       "user", host, seed, "group", parent_run_id, dataset_id, git_hash, note, to_json(params) AS params, metrics, trashed
+       "user", host, seed, "group", parent_run_id, dataset_id, git_hash, note, params, metrics, trashed
 FROM run_now;
 COMMENT ON VIEW runs IS 'one row per run, trashed ones too; final values of metrics';
 COMMENT ON COLUMN runs.run_id IS 'the run''s id';
@@ -67,14 +89,14 @@ COMMENT ON COLUMN runs.params IS 'parameters as a JSON object';
 COMMENT ON COLUMN runs.metrics IS 'final value by metric: given at the end, over run.summary, over the last logged';
 COMMENT ON COLUMN runs.trashed IS 'whether it, or its project, is in the trash';
 
-CREATE VIEW manifests AS
+CREATE OR REPLACE VIEW manifests AS
 SELECT r.run_id, strftime(r.started_at, '%Y-%m-%dT%H:%M:%S.%fZ') AS "timestamp", r.git_hash, c.git_diff, r.command, e.python_version,
        array_to_string(CAST(e.packages AS VARCHAR[]), chr(10)) AS pip_freeze, CAST(e.device AS VARCHAR) AS device_info, r.dataset_id,
-       CAST(to_json(r.params) AS VARCHAR) AS params_json, CAST(r.final_metrics AS VARCHAR) AS final_metrics_json,
+       CAST(r.params AS VARCHAR) AS params_json, CAST(r.final_metrics AS VARCHAR) AS final_metrics_json,
        CAST(to_json([x FOR x, i IN r.logged IF list_position(r.logged, x) = i]) AS VARCHAR) AS artifacts_json, r.wandb_url, r.note
 FROM (SELECT *, [a.logged FOR a IN artifacts IF NOT a.trashed] AS logged FROM run_now) r
-LEFT JOIN code_table c ON c.code_id = r.code_id
-LEFT JOIN environment_table e ON e.environment_id = r.environment_id
+LEFT JOIN code_now c ON c.code_id = r.code_id
+LEFT JOIN environment_now e ON e.environment_id = r.environment_id
 WHERE NOT r.trashed;
 COMMENT ON VIEW manifests IS 'one row per run from its start on, without trashed ones: the fourteen columns of a run''s manifest';
 COMMENT ON COLUMN manifests.run_id IS 'the run''s id';
@@ -92,10 +114,10 @@ COMMENT ON COLUMN manifests.artifacts_json IS 'paths of artifacts as logged, a J
 COMMENT ON COLUMN manifests.wandb_url IS 'address of the W&B run beside it';
 COMMENT ON COLUMN manifests.note IS 'the note as it reads now';
 
-CREATE VIEW params AS
+CREATE OR REPLACE VIEW params AS
 SELECT run_id, e.key AS key, coalesce(e.value ->> '$', CAST(e.value AS VARCHAR)) AS value,
        CASE WHEN json_type(e.value) IN ('BIGINT', 'UBIGINT', 'HUGEINT', 'UHUGEINT', 'DOUBLE') THEN TRY_CAST(e.value ->> '$' AS DOUBLE) END AS number
-FROM (SELECT run_id, unnest(map_entries(params)) AS e FROM run_table);
+FROM (SELECT run_id, unnest(map_entries(from_json(params, '"MAP(VARCHAR,JSON)"'))) AS e FROM run_now);
 COMMENT ON VIEW params IS 'one row per run and parameter';
 COMMENT ON COLUMN params.run_id IS 'the run''s id';
 COMMENT ON COLUMN params.key IS 'name of the parameter; nested ones are joined with /';
@@ -103,13 +125,13 @@ COMMENT ON COLUMN params.value IS 'its value as text; lists and objects as JSON'
 COMMENT ON COLUMN params.number IS 'its value as a number, where it is one';
 
 -- point_now: every point with its step, and its place in the order of logging, which seq alone is only within a segment.
-CREATE VIEW point_now AS
+CREATE OR REPLACE VIEW point_now AS
 SELECT run_id, key,
        coalesce(step, row_number() OVER (PARTITION BY run_id, key ORDER BY clock, segment, seq) - 1) AS step,
        "time", value, exact, clock, segment, seq
-FROM point_table;
+FROM point_all;
 
-CREATE VIEW metrics AS SELECT run_id, key, step, "time", value, exact, seq FROM point_now;
+CREATE OR REPLACE VIEW metrics AS SELECT run_id, key, step, "time", value, exact, seq FROM point_now;
 COMMENT ON VIEW metrics IS 'one row per logged point';
 COMMENT ON COLUMN metrics.run_id IS 'the run''s id';
 COMMENT ON COLUMN metrics.key IS 'name of the metric';
@@ -119,11 +141,8 @@ COMMENT ON COLUMN metrics.value IS 'the value as a double; NaN and infinities ar
 COMMENT ON COLUMN metrics.exact IS 'the value''s digits, only where a double does not hold it exactly';
 COMMENT ON COLUMN metrics.seq IS 'place in its segment';
 
-CREATE VIEW metric_summary AS
-SELECT run_id, key, arg_min(value, (clock, segment, seq)) AS "first", arg_max(value, (clock, segment, seq)) AS "last",
-       min(value) FILTER (NOT isnan(value)) AS "min", max(value) FILTER (NOT isnan(value)) AS "max",
-       avg(value) FILTER (NOT isnan(value)) AS mean, count(*) AS count, max(step) AS last_step
-FROM point_table GROUP BY run_id, key;
+CREATE OR REPLACE VIEW metric_summary AS
+SELECT run_id, key, "first", "last", "min", "max", mean, count, last_step FROM summary_now;
 COMMENT ON VIEW metric_summary IS 'one row per run and metric, over its logged points';
 COMMENT ON COLUMN metric_summary.run_id IS 'the run''s id';
 COMMENT ON COLUMN metric_summary.key IS 'name of the metric';
@@ -135,8 +154,8 @@ COMMENT ON COLUMN metric_summary.mean IS 'mean value, NaN left out';
 COMMENT ON COLUMN metric_summary.count IS 'number of points';
 COMMENT ON COLUMN metric_summary.last_step IS 'greatest step given';
 
-CREATE VIEW tags AS
-SELECT run_id, t."key" AS key, t."value" AS value, t."at" AS "at", t."by" AS "by" FROM (SELECT run_id, unnest(tags) AS t FROM run_table);
+CREATE OR REPLACE VIEW tags AS
+SELECT run_id, t."key" AS key, t."value" AS value, t."at" AS "at", t."by" AS "by" FROM (SELECT run_id, unnest(tags) AS t FROM base.run_table);
 COMMENT ON VIEW tags IS 'one row per run and tag that is set';
 COMMENT ON COLUMN tags.run_id IS 'the run''s id';
 COMMENT ON COLUMN tags.key IS 'the tag';
@@ -144,9 +163,9 @@ COMMENT ON COLUMN tags.value IS 'its value; NULL for a bare tag';
 COMMENT ON COLUMN tags."at" IS 'when it was set, UTC';
 COMMENT ON COLUMN tags."by" IS 'who set it, where that is known';
 
-CREATE VIEW notes AS
+CREATE OR REPLACE VIEW notes AS
 SELECT run_id, n."event" AS event, n."at" AS "at", n."by" AS "by", n.via AS via, n.note AS note
-FROM (SELECT run_id, unnest(notes) AS n FROM run_table);
+FROM (SELECT run_id, unnest(notes) AS n FROM base.run_table);
 COMMENT ON VIEW notes IS 'every version of every note';
 COMMENT ON COLUMN notes.run_id IS 'the run''s id';
 COMMENT ON COLUMN notes.event IS 'id of the event, SEGMENT:SEQ';
@@ -155,10 +174,10 @@ COMMENT ON COLUMN notes."by" IS 'who wrote it, where that is known';
 COMMENT ON COLUMN notes.via IS 'sdk, cli, http, agent, import or server';
 COMMENT ON COLUMN notes.note IS 'the note';
 
-CREATE VIEW artifacts AS
+CREATE OR REPLACE VIEW artifacts AS
 SELECT run_id, a.path AS path, a.kind AS kind, a."name" AS name, a."size" AS size, a.sha256 AS sha256, a."version" AS version,
        a."at" AS "at", a.trashed AS trashed
-FROM (SELECT run_id, unnest(artifacts) AS a FROM run_table);
+FROM (SELECT run_id, unnest(artifacts) AS a FROM base.run_table);
 COMMENT ON VIEW artifacts IS 'one row per version of a file of a run';
 COMMENT ON COLUMN artifacts.run_id IS 'the run''s id';
 COMMENT ON COLUMN artifacts.path IS 'its place in the run';
@@ -170,7 +189,7 @@ COMMENT ON COLUMN artifacts.version IS '1 for the first file at this path, then 
 COMMENT ON COLUMN artifacts."at" IS 'when it was logged, UTC';
 COMMENT ON COLUMN artifacts.trashed IS 'whether it is in the trash';
 
-CREATE VIEW projects AS SELECT project_id, name, description, created_at, trashed FROM project_table;
+CREATE OR REPLACE VIEW projects AS SELECT project_id, name, description, created_at, trashed FROM base.project_table;
 COMMENT ON VIEW projects IS 'one row per project';
 COMMENT ON COLUMN projects.project_id IS 'made from its first name';
 COMMENT ON COLUMN projects.name IS 'its label as it is now';
@@ -178,7 +197,7 @@ COMMENT ON COLUMN projects.description IS 'what it is about';
 COMMENT ON COLUMN projects.created_at IS 'when it was first named, UTC';
 COMMENT ON COLUMN projects.trashed IS 'whether it is in the trash';
 
-CREATE VIEW environments AS SELECT environment_id, python_version, packages, device, host FROM environment_table;
+CREATE OR REPLACE VIEW environments AS SELECT environment_id, python_version, packages, device, host FROM environment_now;
 COMMENT ON VIEW environments IS 'one row per environment that runs ran in';
 COMMENT ON COLUMN environments.environment_id IS 'SHA-256 of its content';
 COMMENT ON COLUMN environments.python_version IS 'version of Python';
@@ -186,13 +205,13 @@ COMMENT ON COLUMN environments.packages IS 'installed distributions, a JSON list
 COMMENT ON COLUMN environments.device IS 'processor, memory and accelerators as JSON';
 COMMENT ON COLUMN environments.host IS 'name of the machine';
 
-CREATE VIEW changes AS
+CREATE OR REPLACE VIEW changes AS
 SELECT c."event" AS event, c."at" AS "at", c."by" AS "by", c.via AS via, run_id, c.kind AS kind, c.field AS field,
        coalesce(c.old ->> '$', CAST(c.old AS VARCHAR)) AS old, coalesce(c."new" ->> '$', CAST(c."new" AS VARCHAR)) AS "new"
-FROM (SELECT run_id, unnest(changes) AS c FROM run_table)
+FROM (SELECT run_id, unnest(changes) AS c FROM base.run_table)
 UNION ALL
 SELECT "event", "at", "by", via, NULL, kind, field, coalesce(old ->> '$', CAST(old AS VARCHAR)), coalesce("new" ->> '$', CAST("new" AS VARCHAR))
-FROM project_change_table;
+FROM base.project_change_table;
 COMMENT ON VIEW changes IS 'one row per field that was changed after it was first set';
 COMMENT ON COLUMN changes.event IS 'id of the event, SEGMENT:SEQ';
 COMMENT ON COLUMN changes."at" IS 'when, UTC';
@@ -204,7 +223,7 @@ COMMENT ON COLUMN changes.field IS 'what was changed: note, name, tags.KEY, para
 COMMENT ON COLUMN changes.old IS 'the value before; NULL where there was none';
 COMMENT ON COLUMN changes."new" IS 'the value after; NULL where it was taken away';
 
-CREATE VIEW events AS SELECT segment || ':' || seq AS event, segment, seq, "at", clock, kind, run_id, "by", via, data FROM event_table;
+CREATE OR REPLACE VIEW events AS SELECT segment || ':' || seq AS event, segment, seq, "at", clock, kind, run_id, "by", via, data FROM event_all;
 COMMENT ON VIEW events IS 'everything that happened, one row per event';
 COMMENT ON COLUMN events.event IS 'id of the event, SEGMENT:SEQ';
 COMMENT ON COLUMN events.segment IS 'the file it stands in';

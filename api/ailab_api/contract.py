@@ -17,7 +17,7 @@ from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, 
 from litestar.openapi.spec.enums import OpenAPIType
 
 from ailab.errors import FilterError
-from ailab.queries import parse_count, parse_switch
+from ailab.filters import parse_count, parse_switch
 
 from . import errors, examples
 

@@ -75,6 +75,7 @@ def test_a_full_disk(small_disk, scripts):
     assert [line for line in told if f"{dropped} points could not be written" in line]
     assert len(told) <= 3, told  # the third is the text that could not be kept
     lab = views.open_lab(where)
+    lab.prepare()
     found = queries.get_run(lab, "full")
     (points,) = lab.con.execute("SELECT count(*) FROM metrics WHERE key = 'i'").fetchone()
     later = lab.con.execute("SELECT count(*), count(DISTINCT step) FROM metrics WHERE key = 'i' AND step >= 10000").fetchone()
@@ -120,6 +121,7 @@ def test_a_disk_that_is_full_from_the_start(small_disk, scripts):
     done = scripts.run(source, small_disk, "store is there", AILAB_DIR=str(where))
     assert "ENOSPC" in done.stderr
     lab = views.open_lab(where)
+    lab.prepare()
     found = queries.get_run(lab, "full")
     kinds = [row[0] for row in lab.con.execute("SELECT kind FROM events WHERE segment LIKE '%full' ORDER BY seq").fetchall()]
     lab.close()
@@ -314,6 +316,7 @@ def test_a_working_folder_that_is_deleted_meanwhile(tmp_path, scripts):
         AILAB_DIR="",
     )
     lab = views.open_lab(home / "events")
+    lab.prepare()
     found = queries.get_run(lab, "x")
     lab.close()
     assert (found.status, found.final_metrics, found.artifacts) == ("completed", {"i": 1}, ["t.txt"])

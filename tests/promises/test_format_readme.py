@@ -109,7 +109,7 @@ def test_the_reader_sees_what_ailab_shows(written):
     for run_id, run in read.items():
         row = shown[run_id]
         assert str(sorted(run["final_metrics"].items())) == str(sorted(row["metrics"]))  # as text, since NaN is not NaN
-        assert run["params"] == {key: json.loads(value) for key, value in row["params"]}
+        assert run["params"] == json.loads(row["params"])
         assert run["tags"] == {tag["key"]: tag["value"] for tag in row["tags"]}
         assert run["notes"] == [(note["note"], note["by"], note["via"]) for note in row["notes"]]
         assert run["artifacts"] == [(a["path"], a["version"], a["size"], a["sha256"]) for a in row["artifacts"]]

@@ -16,7 +16,7 @@ VIEWS = {
     "run_now": "run_id, name, status, started_at, ended_at, project, note, CAST(params AS VARCHAR), "
     "CAST(final_metrics AS VARCHAR), CAST(tags AS VARCHAR), CAST(notes AS VARCHAR), CAST(artifacts AS VARCHAR), "
     "CAST(changes AS VARCHAR)",
-    "project_table": "*",
+    "projects": "*",
     "point_now": "*",
     "events": "event, kind, run_id",
 }
@@ -24,6 +24,7 @@ VIEWS = {
 
 def rows(lab):
     """Everything a reader can see, as text, since NaN is equal to nothing."""
+    lab.prepare()
     return {view: sorted(map(repr, lab.con.execute(f"SELECT {what} FROM {view}").fetchall())) for view, what in VIEWS.items()}
 
 

@@ -8,7 +8,7 @@ import math
 import pytest
 
 import ailab
-from ailab import events, journal, queries
+from ailab import events, filters, journal, queries
 from ailab.errors import FilterError, NotFoundError
 
 RUNS = {
@@ -274,7 +274,7 @@ def test_values_of_sql_are_json(asked):
 
 def test_every_column_that_may_be_sorted_by_sorts(asked):
     """Each of them, both ways, gives every run once."""
-    for column in queries._SORTABLE:
+    for column in filters._SORTABLE:
         for way in ("", "-"):
             found = queries.list_runs(asked, queries.RunFilter(sort=way + column)).rows
             assert sorted(run.name for run in found) == ["net", "svm", "tree"], (way, column)

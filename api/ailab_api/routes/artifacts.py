@@ -13,7 +13,8 @@ from litestar import Request, Response, get
 from litestar.response import Stream
 
 from ailab import queries
-from ailab.queries import LIMIT_DEFAULT, ArtifactFile
+from ailab.filters import LIMIT_DEFAULT
+from ailab.queries import ArtifactFile
 
 from .. import examples
 from ..catalogue import lab_of

@@ -5,6 +5,7 @@ from typing import Any
 from litestar import Request, Response, get
 
 from ailab import queries
+from ailab.filters import LIMIT_DEFAULT
 from ailab.queries import Change
 
 from .. import examples
@@ -13,9 +14,7 @@ from ..contract import LIMIT, asked, named, route
 
 
 def _changes(request: Request[Any, Any, Any], run_id: str | None) -> Response[list[Change]]:
-    page = queries.list_changes(
-        lab_of(request), run_id=run_id, limit=asked(request).count("limit", default=queries.LIMIT_DEFAULT)
-    )
+    page = queries.list_changes(lab_of(request), run_id=run_id, limit=asked(request).count("limit", default=LIMIT_DEFAULT))
     return Response(page.rows, headers={"X-Total-Count": str(page.total)})
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from litestar import MediaType, Request, Response, get
 
 from ailab import queries
-from ailab.queries import RunFilter
+from ailab.filters import STATUSES, RunFilter
 
 from ..catalogue import catalogue_of, lab_of
 from ..contract import Ask, asked, route
@@ -31,7 +31,7 @@ def get_home(request: Request[Any, Any, Any]) -> str:
     best = queries.leaderboard(lab, metric, top_k=BEST) if metric else []
     newest = queries.list_runs(lab, RunFilter(limit=NEWEST))
     counts = {"runs": newest.total}
-    counts |= {status: queries.list_runs(lab, RunFilter(status=status, limit=1)).total for status in queries.STATUSES}
+    counts |= {status: queries.list_runs(lab, RunFilter(status=status, limit=1)).total for status in STATUSES}
     shown = queries.get_runs_by_ids(lab, [row.run_id for row in (*best, *newest.rows)])
     return home(
         project=catalogue_of(request).project, counts=counts, metrics=metrics, metric=metric, best=best, newest=newest.rows,

@@ -6,7 +6,8 @@ import msgspec
 from litestar import MediaType, Request, Response, get, patch
 
 from ailab import queries
-from ailab.queries import RunDetail, RunFilter, RunSummaryView
+from ailab.filters import STATUSES, RunFilter
+from ailab.queries import RunDetail, RunSummaryView
 
 from .. import examples
 from ..catalogue import catalogue_of, lab_of
@@ -16,7 +17,7 @@ from ..pages.run import run_page
 FILTERS = (
     Ask("dataset_id", "Runs on this dataset, as it was given.", "iris@v1"),
     Ask("project_id", "Runs of this project.", "iris"),
-    Ask("status", "Runs in this state.", "completed", choices=queries.STATUSES),
+    Ask("status", "Runs in this state.", "completed", choices=STATUSES),
     Ask("command_substring", "Runs whose command has this in it, whatever the case.", "train.py"),
     Ask("note_substring", "Runs whose note has this in it, whatever the case.", "PUBLISH"),
     Ask("from_timestamp", "Runs started at or after this: RFC 3339, or a date, which is midnight UTC.", "2026-11-01"),

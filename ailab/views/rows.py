@@ -1,0 +1,321 @@
+"""Runs as rows: what a fold comes to, written into `run_table` of a catalogue, with a column per parameter and metric.
+
+Who writes: the snapshot, once, and each reader's own copy of it as events arrive. What holds: a run's row is a function of its
+fold, of the documents (environment, code) that it names and of its project; the columns `p0`, `p1` … and `m0`, `m1` … repeat
+values that stand in `detail` and `metrics` too, for the names listed in `column_table`; `keys` counts exactly the parameters and
+metrics of the runs that are not in the trash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .. import blobs, events
+from ..errors import AilabError
+from .fold import ENDED, as_double
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    import duckdb
+
+    from ..store import Store
+    from .fold import RunFold, RunState
+
+HOT_MAX = 1000
+"""Parameters and metrics that have a column of their own."""
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_DIGITS = {c: i for i, c in enumerate(ALPHABET)}
+_ID_LENGTH = 26
+_SPECIAL = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+_encode = msgspec.json.Encoder().encode
+
+Key = tuple[str, str, str]
+"""(`params` or `metrics`, name, SQL type), or (`goals`, name of a metric, `max` or `min`)"""
+
+
+def uid_of(run_id: str) -> str:
+    """The run's id as a UUID, which a catalogue finds without an index: ids of ours are 128 bits in order of time."""
+    if len(run_id) == _ID_LENGTH and run_id[0] <= "7" and _DIGITS.keys() >= set(run_id):
+        number = 0
+        for c in run_id:
+            number = number << 5 | _DIGITS[c]
+        digits = f"{number:032x}"
+    else:
+        digits = hashlib.sha256(run_id.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def stamp(moment: datetime | None) -> str | None:
+    """RFC 3339 with microseconds, UTC."""
+    return None if moment is None else moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def text_of(value: Any) -> str | None:
+    """A parameter's value as text; None where it is null."""
+    return value if value is None or isinstance(value, str) else _encode(value).decode()
+
+
+class Documents:
+    """Environments and code by digest, read from blobs at their first mention into tables of the catalogue `schema`.
+
+    Args:
+        store: where the blobs are.
+        con: the connection.
+        schema: where `environment_table` and `code_table` are that new ones go to.
+        known: another place where they may be already.
+        problems: what cannot be read is named here.
+    """
+
+    def __init__(self, store: Store, con: duckdb.DuckDBPyConnection, schema: str, known: str | None, problems: list[str]) -> None:
+        self._store = store
+        self._con = con
+        self._schema = schema
+        self._known = known
+        self._problems = problems
+        self._waiting: dict[str, list[dict[str, Any]]] = {"environment_table": [], "code_table": []}
+        self._hashes: dict[str, str | None] = {}
+        self._environments: set[str] = set()
+
+    def git_hash(self, digest: str | None, captured: events.CodeCaptured | None, run_id: str) -> str | None:
+        """The commit of a code digest; `captured` is the event that names it, where the run has one."""
+        if digest is None:
+            return None
+        if digest not in self._hashes:
+            row = self._row("code_table", "git_hash", "code_id", digest)
+            self._hashes[digest] = row[0] if row else self._read_code(digest, captured, run_id)
+        if self._hashes[digest] is None and captured is not None:
+            return captured.git_hash
+        return self._hashes[digest]
+
+    def environment(self, digest: str | None, run_id: str) -> None:
+        """Make sure that an environment is in its table, if it can be read."""
+        if digest is None or digest in self._environments:
+            return
+        self._environments.add(digest)
+        if self._row("environment_table", "1", "environment_id", digest):
+            return
+        content = self._read("environment", digest, run_id)
+        if content is not None:
+            about = {k: content.get(k) for k in ("python_version", "packages", "device", "host")}
+            self._waiting["environment_table"].append({"environment_id": digest, **about})
+
+    def flush(self) -> None:
+        """Write what was read: apart from the runs, because one transaction changes one database."""
+        for table, rows in self._waiting.items():
+            insert(self._con, f"{self._schema}.{table}", rows)
+            rows.clear()
+
+    def _row(self, table: str, column: str, key: str, digest: str) -> tuple[Any, ...] | None:
+        for schema in (self._known, self._schema):
+            if schema is not None:
+                row = one_row(self._con, f"SELECT {column} FROM {schema}.{table} WHERE {key} = ?", [digest])  # noqa: S608
+                if row:
+                    return row
+        return None
+
+    def _read_code(self, digest: str, captured: events.CodeCaptured | None, run_id: str) -> str | None:
+        content = self._read("code", digest, run_id)
+        if content is None and captured is None:
+            return None
+        about = content or msgspec.structs.asdict(captured)  # type: ignore[arg-type]
+        row = {k: about.get(k) for k in ("git_hash", "branch", "remote", "dirty", "script")}
+        self._waiting["code_table"].append({"code_id": digest, **row, "git_diff": about.get("diff")})
+        return row["git_hash"]
+
+    def _read(self, what: str, digest: str, run_id: str) -> dict[str, Any] | None:
+        try:
+            content = msgspec.json.decode(blobs.read_blob(self._store, digest))
+        except (AilabError, OSError, msgspec.DecodeError) as problem:
+            self._problems.append(f"{what} {digest} of run {run_id} cannot be read: {problem}")
+            return None
+        return content if isinstance(content, dict) else None
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What there is to remember of a row: whether the run has no end yet, and the names that it adds to `wide`."""
+
+    run_id: str
+    is_open: bool
+    keys: list[Key]
+
+
+class RunRows:
+    """Writes runs into `SCHEMA.run_table`, adds columns for new parameters and metrics, and counts their names.
+
+    Attributes:
+        hot: column by ("params" or "metrics", name).
+        keys: how many runs that are not in the trash have a name, by its type.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, schema: str, documents: Documents) -> None:
+        self.con = con
+        self.schema = schema
+        self.documents = documents
+        self.hot: dict[tuple[str, str], str] = {}
+        self.keys: Counter[Key] = Counter()
+        self._shape = ""
+
+    def load(self) -> None:
+        """Take up the names that a snapshot has counted and given columns."""
+        rows = self.con.execute(f"SELECT kind, key, column_name FROM {self.schema}.column_table").fetchall()  # noqa: S608
+        self.hot = {(kind, key): column for kind, key, column in rows}
+        rows = self.con.execute(f"SELECT kind, key, type, uses FROM {self.schema}.key_table").fetchall()  # noqa: S608
+        self.keys = Counter({(kind, key, type_name): uses for kind, key, type_name, uses in rows})
+
+    def row(self, fold: RunFold, state: RunState, project: tuple[str, bool] | None) -> dict[str, Any]:
+        """The run as a row, without its columns for parameters and metrics."""
+        standing, fields = state.standing(), state.fields
+        started_at, command = state.started or (None, "")
+        final = state.final_metrics()
+        code, environment, name = fields.get("code"), fields.get("environment"), fields.get("project")
+        self.documents.environment(environment, fold.run_id)
+        git_hash = self.documents.git_hash(code, state.codes.get(code or ""), fold.run_id)
+        files = state.files()
+        own_trashed = bool(fields.get("trashed", False))
+        row = {
+            "uid": uid_of(fold.run_id), "run_id": fold.run_id, "name": fields.get("name", ""),
+            "project_id": name and events.project_id(name), "project": project and project[0], "status": standing.status,
+            "started_at": started_at, "ended_at": standing.at if standing.status in ENDED else None, "last_at": fold.last_at,
+            "user": state.origin and state.origin.user, "host": state.origin and state.origin.host, "seed": fields.get("seed"),
+            "group": fields.get("group"), "parent_run_id": fields.get("parent"), "dataset_id": fields.get("dataset"),
+            "environment_id": environment, "code_id": code, "git_hash": git_hash, "command": command,
+            "wandb_url": fields.get("wandb_url"), "note": fields.get("note"), "description": fields.get("description"),
+            "error": standing.error, "trashed": own_trashed or bool(project and project[1]), "own_trashed": own_trashed,
+            "protected": bool(fields.get("protected", False)), "dropped": state.dropped,
+            "has_artifacts": any(not file["trashed"] for file in files),
+            "metrics": {k: v for k, v in ((k, _double(v)) for k, v in final.items()) if v is not None},
+            "goals": {k: v for k, v in state.goals.items() if v},
+            "tags": [{"key": k, "value": text_of(v), "at": at, "by": by} for k, (v, at, by) in sorted(state.tags.items())],
+            "notes": state.notes, "artifacts": files, "changes": state.changes,
+        }  # fmt: skip
+        row["detail"] = _encode(_detail(fold, state, row, final)).decode()
+        return row
+
+    def write(self, folds: Iterable[RunFold], before: Iterable[Key], projects: dict[str, tuple[str, bool]]) -> list[Written]:
+        """Insert the rows of `folds`, which must not be there; `before` are the names that their old rows had."""
+        rows, written = [], []
+        self.keys.subtract(before)
+        for fold in folds:
+            state = fold.state()
+            name = state.fields.get("project")
+            row = self.row(fold, state, projects.get(events.project_id(name)) if name else None)
+            row["_params"] = {key: state.params[key] for key in sorted(state.params)}
+            keys = keys_of(row)
+            self.keys.update(keys)
+            rows.append(row)
+            written.append(Written(row["run_id"], row["status"] not in ENDED, keys))
+        self._add_columns(rows)
+        for row in rows:
+            for key, value in row.pop("_params").items():
+                column = self.hot.get(("params", key))
+                if column:
+                    row[column] = text_of(value)
+            for key, value in row["metrics"].items():
+                column = self.hot.get(("metrics", key))
+                if column:
+                    row[column] = value
+        self._shape = self._shape or shape_of(self.con, f"{self.schema}.run_table")
+        insert(self.con, f"{self.schema}.run_table", rows, self._shape)
+        return written
+
+    def _add_columns(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Give new names a column, as long as there is room."""
+        if len(self.hot) >= HOT_MAX:
+            return
+        for row in rows:
+            for table, names in (("params", row["_params"]), ("metrics", row["metrics"])):
+                for key in names:
+                    if (table, key) not in self.hot and len(self.hot) < HOT_MAX:
+                        self._add_column(table, key)
+
+    def _add_column(self, table: str, key: str) -> None:
+        column = f"{table[0]}{len(self.hot)}"
+        kind = "VARCHAR" if table == "params" else "DOUBLE"
+        self.con.execute(f"ALTER TABLE {self.schema}.run_table ADD COLUMN {column} {kind}")
+        insert(self.con, f"{self.schema}.column_table", [{"kind": table, "key": key, "column_name": column}])
+        self.hot[table, key] = column
+        self._shape = ""
+
+
+def keys_of(row: dict[str, Any]) -> list[Key]:
+    """The names that a row counts for: none, if it is in the trash."""
+    if row["trashed"]:
+        return []
+    found = [("params", key, type_of(value)) for key, value in row["_params"].items()]
+    found += [("metrics", key, "DOUBLE") for key in row["metrics"]]
+    return found + [("goals", key, goal) for key, goal in row["goals"].items()]
+
+
+def type_of(value: Any) -> str:
+    """The SQL type of a parameter's value."""
+    if isinstance(value, bool):
+        return "BOOLEAN"
+    if isinstance(value, int):
+        return "BIGINT" if -(2**63) <= value < 2**63 else "DOUBLE"
+    if isinstance(value, float):
+        return "DOUBLE"
+    return "NULL" if value is None else "VARCHAR"
+
+
+def _double(value: Any) -> Any:
+    """A final metric as JSON that fits a DOUBLE; None where it is no number."""
+    found = as_double(value)
+    return _SPECIAL.get(str(found), found)
+
+
+def _detail(fold: RunFold, state: RunState, row: dict[str, Any], final: dict[str, Any]) -> dict[str, Any]:
+    """All of a run's answer but what depends on its project, on documents and on who lives."""
+    started = stamp(row["started_at"])
+    same = ("command", "dataset_id", "wandb_url", "note", "project_id", "description", "group", "parent_run_id", "seed", "user",
+            "host", "error", "environment_id", "protected")  # fmt: skip
+    return {
+        "run_id": fold.run_id, "timestamp": started, "started_at": started, "name": row["name"] or "",
+        "params": {key: state.params[key] for key in sorted(state.params)}, "final_metrics": final,
+        "tags": {tag["key"]: tag["value"] for tag in row["tags"]}, "points_dropped": row["dropped"],
+        "artifact_files": [
+            {k: file[k] for k in ("path", "name", "kind", "size", "sha256", "version", "trashed")} | {"at": stamp(file["at"])}
+            for file in reversed(row["artifacts"])
+        ],
+        "artifacts": list(dict.fromkeys(file["logged"] for file in row["artifacts"] if not file["trashed"])),
+        **{name: row[name] for name in same},
+    }  # fmt: skip
+
+
+# -- inserting ---------------------------------------------------------------------------------------------------------
+
+_shapes: dict[str, str] = {}
+"""Shapes of tables whose columns never change, by name."""
+
+
+def shape_of(con: duckdb.DuckDBPyConnection, table: str) -> str:
+    """The JSON structure of a table's rows, as `from_json` wants it, as an SQL literal."""
+    columns = {row[0]: row[1] for row in con.execute(f"DESCRIBE {table}").fetchall()}
+    return "'" + _encode([columns]).decode().replace("'", "''") + "'"
+
+
+def insert(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dict[str, Any]], shape: str = "") -> None:
+    """Insert rows given as dictionaries; what a row does not have is NULL.
+
+    Args:
+        con: the connection.
+        table: the table, with its database.
+        rows: the rows.
+        shape: of a table whose columns change, what `shape_of` says of it now.
+    """
+    if rows:
+        name = table.rpartition(".")[2]
+        shape = shape or _shapes.get(name) or _shapes.setdefault(name, shape_of(con, table))
+        text = f"INSERT INTO {table} SELECT x.* FROM (SELECT unnest(from_json($1, {shape})) AS x)"  # noqa: S608
+        con.execute(text, [_encode(rows).decode()])
+
+
+def one_row(con: duckdb.DuckDBPyConnection, text: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+    """The first row of a result that is fetched to its end: one that is not keeps the connection from anything else."""
+    rows = con.execute(text, list(values)).fetchall()
+    return rows[0] if rows else None

@@ -1,0 +1,374 @@
+"""Events and points that lie in Parquet: as SQL for the views, and one run after the other for the fold.
+
+Who writes the tables: compaction. A table is read only after its bytes were found to be those that its commit record states,
+once per process. Rows of spans that do not count (see `commits.choose`) are left out of everything here. Nothing here keeps
+state but what was given: a `Tables` speaks of one choice of records and never changes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .. import commits, events
+from ..errors import DamageError
+from ..store import run_of_segment
+from .fold import RunFold, Series, Told
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import duckdb
+
+    from ..commits import Chosen, Commit
+    from ..segments import Span
+    from ..store import Store
+
+CHUNK = 20_000
+"""Runs that are folded at once."""
+FETCH = 10_000
+"""Rows fetched at once."""
+
+_SECONDS = "-62135596800 AND 253402300799"
+EXACT_JSON = """
+    CASE WHEN json_type({v}) = 'VARCHAR' AND {v} ->> '$' NOT IN ('NaN', 'Infinity', '-Infinity') THEN {v} ->> '$'
+         WHEN regexp_full_match(CAST({v} AS VARCHAR), '-?[0-9]{{16,}}')
+              AND coalesce(TRY_CAST(CAST({v} AS VARCHAR) AS HUGEINT)
+                           <> TRY_CAST(CAST(CAST({v} AS VARCHAR) AS DOUBLE) AS HUGEINT), true)
+         THEN CAST({v} AS VARCHAR) END"""
+"""The digits of a JSON value, where a double does not hold them."""
+VALUE_JSON = "CASE {v} WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST({v} ->> '$' AS DOUBLE) END"
+"""The double nearest to a JSON value."""
+TIME_JSON = f"""coalesce(make_timestamp(CAST(CASE WHEN TRY_CAST(data ->> '$.time' AS DOUBLE) BETWEEN {_SECONDS}
+                          THEN TRY_CAST(data ->> '$.time' AS DOUBLE) * 1e6 END AS BIGINT)), "at")"""
+"""When a point was made, by its payload."""
+
+
+def points_of_json(source: str) -> str:
+    """A SELECT of points, with the columns of `point_table`, from events that carry them as JSON.
+
+    Args:
+        source: `FROM` text of a relation with run_id, clock, segment, seq, at, data.
+    """
+    value, exact = VALUE_JSON.format(v="e.value"), EXACT_JSON.format(v="e.value")
+    return f"""
+        SELECT run_id, e.key, TRY_CAST(data ->> '$.step' AS BIGINT) AS step, {TIME_JSON} AS "time", {value} AS value,
+               {exact} AS exact, clock, segment, seq
+        FROM (SELECT *, unnest(map_entries(TRY(from_json(data -> '$.values', '"MAP(VARCHAR,JSON)"')))) AS e FROM {source})
+    """  # noqa: S608  (fixed fragments)
+
+
+_TIME = f'coalesce(make_timestamp(CAST(CASE WHEN "time" BETWEEN {_SECONDS} THEN "time" * 1e6 END AS BIGINT)), "at")'
+_VALUES = {
+    "float": ("{v}", "NULL::VARCHAR"),
+    "int": ("CAST({v} AS DOUBLE)", "CASE WHEN {v}::DOUBLE::HUGEINT <> {v}::HUGEINT THEN CAST({v} AS VARCHAR) END"),
+    "json": (VALUE_JSON.replace("{v}", "({v}::JSON)"), EXACT_JSON.replace("{v}", "({v}::JSON)")),
+}  # fmt: skip
+"""SQL of (double, digits where a double does not hold them) by a value column's type."""
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """Where the values of one metric lie in one file, as a relation's text with columns of `point_table`."""
+
+    key: str
+    text: str
+
+
+class Tables:
+    """The tables of some commit records, read through one connection.
+
+    Args:
+        store: the store.
+        records: the records, by name.
+        chosen: which spans count among all records of the store.
+    """
+
+    def __init__(self, store: Store, records: Mapping[str, Commit], chosen: Chosen) -> None:
+        self.store = store
+        self.records = dict(sorted(records.items()))
+        self.chosen = chosen
+        self._left_out = commits.passed_over(records, chosen)
+        self._checked = False
+
+    def check(self) -> list[tuple[str, DamageError]]:
+        """Hash every table that was not hashed by this process before; return (record, what is wrong) for the bad ones."""
+        found: list[tuple[str, DamageError]] = []
+        if self._checked:
+            return found
+        for name, record in self.records.items():
+            for file in record.files:
+                try:
+                    commits.check_table(self.store, file)
+                except DamageError as problem:
+                    found.append((name, problem))
+        self._checked = not found
+        return found
+
+    # -- SQL ---------------------------------------------------------------------------------------------------------
+
+    def _source(self, name: str, table: str) -> str | None:
+        """`FROM` text of a record's table without the rows that do not count; None where it has no such table."""
+        file = self.records[name].table(table)
+        if file is None:
+            return None
+        text = f"read_parquet({_literal(self.store.table_path(file.name))})"
+        skipped = " OR ".join(_within(span) for span in self._left_out.get(name, ()))
+        return f"(SELECT * FROM {text} WHERE NOT ({skipped}))" if skipped else text  # noqa: S608  (names we made, quoted)
+
+    def events_sql(self, *, points: bool = True) -> str | None:
+        """A SELECT of all events that count, with the columns of `event_table`; None where there are none.
+
+        Args:
+            points: also the points that lie in columns, as the JSON that they were.
+        """
+        parts = []
+        for name, record in self.records.items():
+            source = self._source(name, "events")
+            if source is not None:
+                parts.append(
+                    f'SELECT segment, seq, "at", clock, kind, run AS run_id, "by", via, '  # noqa: S608
+                    f"coalesce(data, '{{}}')::JSON AS data FROM {source} WHERE kind IS NOT NULL"
+                )
+            if points:
+                parts += self._point_events(name, record)
+        return "\nUNION ALL ".join(parts) or None
+
+    def _point_events(self, name: str, record: Commit) -> Iterator[str]:
+        source = self._source(name, "points")
+        if source is None:
+            return
+        whens = []
+        for number, shape in enumerate(record.shapes):
+            values = ", ".join(f"{_literal(record.columns[i].key)}, {_as_json(i, record.columns[i].type)}" for i in shape.columns)
+            more = "".join(f", '{word}', {column}" for word, column, there in (
+                ("step", "step", shape.step), ("time", '"time"', shape.time)) if there)  # fmt: skip
+            whens.append(f"WHEN {number} THEN json_object('values', json_object({values}){more})")
+        data = f"CASE shape {' '.join(whens)} END"
+        yield (
+            f'SELECT segment, seq, "at", clock, \'metrics.logged\' AS kind, run AS run_id, NULL AS "by", NULL AS via, '  # noqa: S608
+            f"CASE WHEN extra IS NULL THEN {data} ELSE json_merge_patch({data}, ('{{' || extra || '}}')::JSON) END AS data "
+            f"FROM {source}"
+        )
+
+    def points_sql(self, *, keys: Sequence[str] | None = None, runs: Sequence[str] | None = None) -> str | None:
+        """A SELECT of all points that count, with the columns of `point_table`; None where there are none.
+
+        Args:
+            keys: only these metrics; columns of others are not opened.
+            runs: only of these runs.
+        """
+        only = f" AND run IN ({', '.join(map(_literal, runs))})" if runs is not None else ""
+        parts = []
+        for name, record in self.records.items():
+            source = self._source(name, "points")
+            for number, column in enumerate(record.columns):
+                if source is None or (keys is not None and column.key not in keys):
+                    continue
+                value, exact = (text.format(v=f"v{number}") for text in _VALUES[column.type])
+                parts.append(
+                    f'SELECT run AS run_id, {_literal(column.key)} AS key, step, {_TIME} AS "time", '  # noqa: S608
+                    f"{value} AS value, {exact} AS exact, clock, segment, seq FROM {source} "
+                    f"WHERE run IS NOT NULL AND v{number} IS NOT NULL{only}"
+                )
+            rare = self._source(name, "events")
+            if rare is not None:
+                of_keys = f" WHERE key IN ({', '.join(map(_literal, keys))})" if keys is not None else ""
+                inner = (
+                    f'(SELECT run AS run_id, clock, segment, seq, "at", data::JSON AS data FROM {rare} '  # noqa: S608
+                    f"WHERE kind = 'metrics.logged' AND run IS NOT NULL AND data IS NOT NULL{only})"
+                )
+                parts.append(f"SELECT * FROM ({points_of_json(inner)}){of_keys}")  # noqa: S608
+        return "\nUNION ALL ".join(parts) or None
+
+    # -- folding -----------------------------------------------------------------------------------------------------
+
+    def runs(self, con: duckdb.DuckDBPyConnection) -> list[str]:
+        """Ids of all runs that any event is about, sorted."""
+        parts = [
+            f"SELECT DISTINCT run FROM {source} WHERE run IS NOT NULL"  # noqa: S608
+            for name in self.records
+            for table in commits.TABLES
+            if (source := self._source(name, table)) is not None
+        ]
+        if not parts:
+            return []
+        return [row[0] for row in con.execute(f"SELECT DISTINCT run FROM ({' UNION ALL '.join(parts)}) ORDER BY run").fetchall()]  # noqa: S608
+
+    def without_run(self, con: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> Iterator[tuple[Told, bytes]]:
+        """Events of these kinds that are about no run."""
+        yield from self._told(con, f"run IS NULL AND kind IN ({', '.join(map(_literal, kinds))})", self.headers(con))
+
+    def of_kind(self, con: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> Iterator[tuple[Told, str | None, bytes]]:
+        """Events of these kinds, with their run."""
+        for name in self.records:
+            source = self._source(name, "events")
+            if source is not None:
+                text = (
+                    f'SELECT clock, segment, seq, "at", kind, run, data FROM {source} WHERE kind IN '  # noqa: S608
+                    f"({', '.join(map(_literal, kinds))}) AND data IS NOT NULL"
+                )
+                for clock, segment, seq, at, kind, run, data in con.execute(text).fetchall():
+                    yield Told(clock, segment, seq, _utc(at), kind, None, None, run_of_segment(segment)), run, data.encode()
+
+    def headers(self, con: duckdb.DuckDBPyConnection) -> dict[str, tuple[str | None, str | None]]:
+        """(by, via) of the headers of segments that belong to no run."""
+        found: dict[str, tuple[str | None, str | None]] = {}
+        for name in self.records:
+            source = self._source(name, "events")
+            if source is not None:
+                where = "kind = 'segment.opened' AND run IS NULL"
+                for segment, data in con.execute(f"SELECT segment, data FROM {source} WHERE {where}").fetchall():  # noqa: S608
+                    header = msgspec.json.decode(data, type=events.SegmentOpened)
+                    found[segment] = (header.by, header.via)
+        return found
+
+    def _told(
+        self, con: duckdb.DuckDBPyConnection, where: str, headers: Mapping[str, tuple[str | None, str | None]]
+    ) -> Iterator[tuple[Told, bytes]]:
+        """Events of the events tables, each joined with its segment's header."""
+        for _, told, data in self._rows(con, where, headers):
+            if data is not None:
+                yield told, data
+
+    def _rows(
+        self, con: duckdb.DuckDBPyConnection, where: str, headers: Mapping[str, tuple[str | None, str | None]]
+    ) -> Iterator[tuple[str | None, Told, bytes | None]]:
+        """(run, told, payload) of rows of the events tables; within a run the header of its own segment comes first."""
+        own: dict[str, tuple[str | None, str | None]] = {}
+        for name in self.records:
+            source = self._source(name, "events")
+            if source is None:
+                continue
+            text = (
+                f'SELECT run, segment, seq, clock, "at", kind, "by", via, data FROM {source} WHERE kind IS NOT NULL AND {where} '  # noqa: S608
+                "ORDER BY run, segment, n"
+            )
+            cursor = con.cursor().execute(text)
+            while rows := cursor.fetchmany(FETCH):
+                for run, segment, seq, clock, at, kind, by, via, data in rows:
+                    if kind == "segment.opened" and data is not None:
+                        header = msgspec.json.decode(data, type=events.SegmentOpened)
+                        own[segment] = (header.by, header.via)
+                    said = own.get(segment) or headers.get(segment) or (None, None)
+                    told = Told(clock, segment, seq, _utc(at), kind, by or said[0], via or said[1], run_of_segment(segment))
+                    yield run, told, None if data is None else data.encode()
+
+    def fold(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        runs: Sequence[str],
+        folds: dict[str, RunFold],
+        *,
+        headers: Mapping[str, tuple[str | None, str | None]],
+        redacted: frozenset[tuple[str, int]] = frozenset(),
+    ) -> list[str]:
+        """Add all events of `runs` (sorted ids, of all that lie between the first and the last) to `folds`.
+
+        Returns:
+            What did not fit its kind, in words.
+        """
+        problems: list[str] = []
+        wanted = set(runs)
+        where = f"run BETWEEN {_literal(runs[0])} AND {_literal(runs[-1])}"
+        for run, told, data in self._rows(con, where, headers):
+            if run not in wanted:
+                continue
+            fold = _fold_of(folds, run)
+            if data is None or (told.segment, told.seq) in redacted:
+                fold.seen(told.clock, told.at, told.writer)
+                continue
+            try:
+                fold.take(told, msgspec.Raw(data))
+            except msgspec.DecodeError as problem:
+                problems.append(f"{told.kind} at {told.event} does not fit its kind: {problem}")
+        for run, segment, key, series, clock, at in self._series(con, where, redacted):
+            if run in wanted:
+                fold = _fold_of(folds, run)
+                fold.seen(clock, at, run_of_segment(segment))
+                one = fold.series.get(key)
+                if one is None:
+                    fold.series[key] = series
+                else:
+                    one.join(series)
+        return problems
+
+    def _series(
+        self, con: duckdb.DuckDBPyConnection, where: str, redacted: frozenset[tuple[str, int]]
+    ) -> Iterator[tuple[str, str, str, Series, int, Any]]:
+        """For each run, segment and metric what its points in columns come to: (run, segment, key, series, clock, last time)."""
+        for name, record in self.records.items():
+            source = self._source(name, "points")
+            if source is None:
+                continue
+            gone = " OR ".join(f"(segment = {_literal(s)} AND seq = {n})" for s, n in sorted(redacted) if s in self.chosen)
+            kept = f" AND NOT ({gone})" if gone else ""
+            for number, column in enumerate(record.columns):
+                value = _VALUES[column.type][0].format(v=f"v{number}")
+                number_of = f"CASE WHEN isnan({value}) THEN NULL ELSE {value} END"
+                text = f"""
+                    SELECT run, segment, arg_min(v{number}, n), arg_min(clock, n), min(seq), arg_max(v{number}, n),
+                           arg_max(clock, n), max(seq), min({number_of}), max({number_of}), sum({number_of}), count({number_of}),
+                           count(*), max(step), max(clock), max("at")
+                    FROM {source} WHERE {where} AND v{number} IS NOT NULL{kept} GROUP BY run, segment
+                """  # noqa: S608
+                cursor = con.cursor().execute(text)
+                while rows := cursor.fetchmany(FETCH):
+                    for row in rows:
+                        yield row[0], row[1], column.key, _series_of(row, column.type), row[14], _utc(row[15])
+
+
+def _series_of(row: Sequence[Any], kind: str) -> Series:
+    segment, first, first_clock, first_seq, last, last_clock, last_seq, low, high, total, n, count, step = row[1:14]
+    series = Series()
+    series.first_place, series.last_place = (first_clock, segment, first_seq), (last_clock, segment, last_seq)
+    series.first, series.last = (as_logged(value, kind) for value in (first, last))
+    series.min, series.max, series.sum, series.n, series.count, series.last_step = low, high, total or 0.0, n, count, step
+    return series
+
+
+_WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+def as_logged(value: Any, kind: str) -> Any:
+    """A value column's value as JSON has it."""
+    if kind == "json":
+        return msgspec.json.decode(value)
+    return _WORDS[str(value)] if kind == "float" and value - value != 0 else value
+
+
+def _fold_of(folds: dict[str, RunFold], run: str) -> RunFold:
+    fold = folds.get(run)
+    if fold is None:
+        fold = folds[run] = RunFold(run)
+    return fold
+
+
+def _as_json(number: int, kind: str) -> str:
+    if kind == "json":
+        return f"v{number}::JSON"
+    if kind == "int":
+        return f"v{number}"
+    return (
+        f"CASE WHEN isfinite(v{number}) THEN to_json(v{number}) WHEN isnan(v{number}) THEN '\"NaN\"'::JSON "
+        f"WHEN v{number} > 0 THEN '\"Infinity\"'::JSON ELSE '\"-Infinity\"'::JSON END"
+    )
+
+
+def _within(span: Span) -> str:
+    return f"(segment = {_literal(span.segment)} AND n >= {span.line} AND n < {span.lines})"
+
+
+def _utc(moment: Any) -> Any:
+    from datetime import timezone
+
+    return moment.replace(tzinfo=timezone.utc)
+
+
+def _literal(text: str) -> str:
+    """A text as SQL writes it."""
+    literal = "'" + text.replace("'", "''") + "'"
+    return "(" + literal.replace("\0", "' || chr(0) || '") + ")" if "\0" in text else literal
+
+
+literal = _literal

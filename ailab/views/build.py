@@ -28,7 +28,7 @@ from ..errors import FilterError, StoreError
 from ..journal import Envelope, Tail, writer_alive
 from . import snapshot
 from .fold import ProjectFold, RunFold, Told, tell
-from .rows import HOT_MAX, Documents, Key, RunRows, insert, one_row, uid_of
+from .rows import ARROW_ROWS, HOT_MAX, Documents, Key, RunRows, insert, one_row, project_of, uid_of
 from .snapshot import CONFIG, States, attach, crash, state_keys, statements, write_projects
 from .tables import Tables, literal, points_of_json
 
@@ -413,7 +413,7 @@ class Lab:
                     return
                 event: Any = fold.take(told, line.data)
                 if line.kind in {"run.started", "run.changed"} and event.project:
-                    project = events.project_id(event.project)
+                    project = project_of(event.project)
                     self.projects.setdefault(project, ProjectFold(project)).name(told, event.project)
                     touched_projects.add(project)
             elif line.kind in events.KINDS and not removed:
@@ -461,6 +461,8 @@ class Lab:
         self.con.execute(text, [[uid_of(run_id) for run_id in known], known])
         before = [key for run_id in known for key in self._keys_of.pop(run_id, ())]
         folds = [self.runs[run_id] for run_id in known if run_id in self.runs and self.runs[run_id].exists]
+        if self.refreshed_at and len(folds) >= ARROW_ROWS:  # whoever refreshes often gains more than the import costs
+            import pyarrow  # noqa: F401
         for written in self._rows.write(folds, before, self._labels):
             self._keys_of[written.run_id] = written.keys
             (self._open_runs.add if written.is_open else self._open_runs.discard)(written.run_id)

@@ -323,8 +323,11 @@ class RunState:
         if field == "note":
             self.notes.append({"event": told.event, "at": told.at, "by": told.by, "via": told.via, "note": value})
 
-    def _take_params(self, told: Told, params: dict[str, Any]) -> None:
-        shown = not self._own(told)
+    def _take_params(self, told: Told, params: dict[str, Any], *, shown: bool) -> None:
+        if not shown and not self.params:  # the first, and nearly always all
+            self.params.update(params)
+            self._before.update([("params." + key, value) for key, value in params.items()])
+            return
         for key, value in params.items():
             self.params[key] = value
             self._say(told, f"params.{key}", value, shown=shown)
@@ -350,7 +353,7 @@ class RunState:
             value = getattr(event, field)
             if value is not None and value != "":
                 self._set(told, field, value, shown=False)
-        self._take_params(told, event.params)
+        self._take_params(told, event.params, shown=False)
         self._take_tags(told, event.tags, shown=False)
 
     def on_resumed(self, told: Told, event: events.RunResumed) -> None:
@@ -359,7 +362,7 @@ class RunState:
         for field in ("environment", "code"):
             if getattr(event, field) is not None:
                 self._set(told, field, getattr(event, field), shown=False)
-        self._take_params(told, event.params)
+        self._take_params(told, event.params, shown=False)
 
     def on_changed(self, told: Told, event: events.RunChanged) -> None:
         """Fields that are there count."""
@@ -373,7 +376,7 @@ class RunState:
 
     def on_params(self, told: Told, event: events.ParametersAdded) -> None:
         """The last value counts."""
-        self._take_params(told, event.params)
+        self._take_params(told, event.params, shown=not self._own(told))
 
     def on_described(self, _told: Told, event: events.MetricDescribed) -> None:
         """The last description counts, and takes an earlier goal away."""

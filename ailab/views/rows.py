@@ -8,7 +8,9 @@ metrics of the runs that are not in the trash.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,9 @@ _encode = msgspec.json.Encoder().encode
 
 Key = tuple[str, str, str]
 """(`params` or `metrics`, name, SQL type), or (`goals`, name of a metric, `max` or `min`)"""
+
+
+project_of = functools.lru_cache(maxsize=4096)(events.project_id)
 
 
 def uid_of(run_id: str) -> str:
@@ -159,7 +164,7 @@ class RunRows:
         self.documents = documents
         self.hot: dict[tuple[str, str], str] = {}
         self.keys: Counter[Key] = Counter()
-        self._shape = ""
+        self._known_types: dict[str, str] = {}
 
     def load(self) -> None:
         """Take up the names that a snapshot has counted and given columns."""
@@ -180,7 +185,7 @@ class RunRows:
         own_trashed = bool(fields.get("trashed", False))
         row = {
             "uid": uid_of(fold.run_id), "run_id": fold.run_id, "name": fields.get("name", ""),
-            "project_id": name and events.project_id(name), "project": project and project[0], "status": standing.status,
+            "project_id": name and project_of(name), "project": project and project[0], "status": standing.status,
             "started_at": started_at, "ended_at": standing.at if standing.status in ENDED else None, "last_at": fold.last_at,
             "user": state.origin and state.origin.user, "host": state.origin and state.origin.host, "seed": fields.get("seed"),
             "group": fields.get("group"), "parent_run_id": fields.get("parent"), "dataset_id": fields.get("dataset"),
@@ -204,7 +209,7 @@ class RunRows:
         for fold in folds:
             state = fold.state()
             name = state.fields.get("project")
-            row = self.row(fold, state, projects.get(events.project_id(name)) if name else None)
+            row = self.row(fold, state, projects.get(project_of(name)) if name else None)
             row["_params"] = {key: state.params[key] for key in sorted(state.params)}
             keys = keys_of(row)
             self.keys.update(keys)
@@ -220,9 +225,14 @@ class RunRows:
                 column = self.hot.get(("metrics", key))
                 if column:
                     row[column] = value
-        self._shape = self._shape or shape_of(self.con, f"{self.schema}.run_table")
-        insert(self.con, f"{self.schema}.run_table", rows, self._shape)
+        insert(self.con, f"{self.schema}.run_table", rows, self._types())
         return written
+
+    def _types(self) -> dict[str, str]:
+        """The columns of `run_table` as they are now."""
+        if not self._known_types:
+            self._known_types = columns_of(self.con, f"{self.schema}.run_table")
+        return self._known_types
 
     def _add_columns(self, rows: Sequence[dict[str, Any]]) -> None:
         """Give new names a column, as long as there is room."""
@@ -240,7 +250,7 @@ class RunRows:
         self.con.execute(f"ALTER TABLE {self.schema}.run_table ADD COLUMN {column} {kind}")
         insert(self.con, f"{self.schema}.column_table", [{"kind": table, "key": key, "column_name": column}])
         self.hot[table, key] = column
-        self._shape = ""
+        self._known_types = {}
 
 
 def keys_of(row: dict[str, Any]) -> list[Key]:
@@ -289,30 +299,81 @@ def _detail(fold: RunFold, state: RunState, row: dict[str, Any], final: dict[str
 
 # -- inserting ---------------------------------------------------------------------------------------------------------
 
-_shapes: dict[str, str] = {}
-"""Shapes of tables whose columns never change, by name."""
+ARROW_ROWS = 100
+"""From so many rows on, inserting through Arrow is faster than as JSON …"""
+ARROW_IMPORT_ROWS = 10_000
+"""… and pays for the import besides, half a second with pandas installed."""
+_PLAIN = {"BIGINT": "int64", "BOOLEAN": "bool_", "DOUBLE": "float64"}
+_static: dict[str, dict[str, str]] = {}
+"""Columns of tables that never change, by name."""
 
 
-def shape_of(con: duckdb.DuckDBPyConnection, table: str) -> str:
-    """The JSON structure of a table's rows, as `from_json` wants it, as an SQL literal."""
-    columns = {row[0]: row[1] for row in con.execute(f"DESCRIBE {table}").fetchall()}
-    return "'" + _encode([columns]).decode().replace("'", "''") + "'"
+def columns_of(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+    """Columns of a table and their types, in order."""
+    return {row[0]: row[1] for row in con.execute(f"DESCRIBE {table}").fetchall()}
 
 
-def insert(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dict[str, Any]], shape: str = "") -> None:
+def insert(
+    con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dict[str, Any]], types: dict[str, str] | None = None
+) -> None:
     """Insert rows given as dictionaries; what a row does not have is NULL.
 
     Args:
         con: the connection.
         table: the table, with its database.
         rows: the rows.
-        shape: of a table whose columns change, what `shape_of` says of it now.
+        types: of a table whose columns change, those that it has now.
     """
-    if rows:
-        name = table.rpartition(".")[2]
-        shape = shape or _shapes.get(name) or _shapes.setdefault(name, shape_of(con, table))
-        text = f"INSERT INTO {table} SELECT x.* FROM (SELECT unnest(from_json($1, {shape})) AS x)"  # noqa: S608
-        con.execute(text, [_encode(rows).decode()])
+    if not rows:
+        return
+    name = table.rpartition(".")[2]
+    types = types or _static.get(name) or _static.setdefault(name, columns_of(con, table))
+    if len(rows) >= (ARROW_ROWS if "pyarrow.lib" in sys.modules else ARROW_IMPORT_ROWS):
+        _insert_arrow(con, table, rows, types)
+        return
+    shape = "'" + _encode([types]).decode().replace("'", "''") + "'"
+    con.execute(
+        f"INSERT INTO {table} SELECT x.* FROM (SELECT unnest(from_json($1, {shape})) AS x)",  # noqa: S608  (our own names)
+        [_encode(rows).decode()],
+    )
+
+
+def _insert_arrow(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dict[str, Any]], types: dict[str, str]) -> None:
+    import pyarrow
+
+    arrays, casts = [], []
+    for name, kind in types.items():
+        quoted = '"' + name + '"'
+        values = [row.get(name) for row in rows]
+        if kind == "TIMESTAMP":
+            array = pyarrow.array(values, pyarrow.timestamp("us"))
+        elif kind in _PLAIN:
+            array = pyarrow.array(_numbers(values) if kind == "DOUBLE" else values, getattr(pyarrow, _PLAIN[kind])())
+        elif kind == "VARCHAR":
+            array = pyarrow.array(values, pyarrow.string())
+        else:  # as JSON text: maps and lists are nearly always empty or small
+            array = pyarrow.array([None if value is None else _encode(value).decode() for value in values], pyarrow.string())
+            quoted = _from_json(quoted, kind)
+        arrays.append(array)
+        casts.append(quoted)
+    con.register("incoming", pyarrow.Table.from_arrays(arrays, names=list(types)))
+    try:
+        con.execute(f"INSERT INTO {table} SELECT {', '.join(casts)} FROM incoming")  # noqa: S608  (our own names)
+    finally:
+        con.unregister("incoming")
+
+
+def _numbers(values: list[Any]) -> list[float | None]:
+    return [float(value) if isinstance(value, str) else value for value in values]
+
+
+def _from_json(column: str, kind: str) -> str:
+    """SQL of a column that came as JSON text."""
+    if kind in {"UUID", "HUGEINT"}:
+        return f"CAST({column} ->> '$' AS {kind})"
+    if kind == "JSON":
+        return f"CAST({column} AS JSON)"
+    return f"from_json({column}, '{_encode(kind).decode()}')"
 
 
 def one_row(con: duckdb.DuckDBPyConnection, text: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:

@@ -31,7 +31,7 @@ from ..errors import DamageError
 from ..segments import Span, stated_crc
 from ..store import run_of_segment, segment_name, sync_folder
 from .fold import VERSION, ProjectFold, RunFold, as_double
-from .rows import Documents, RunRows, insert, keys_of, one_row, uid_of
+from .rows import Documents, RunRows, insert, keys_of, one_row, project_of, uid_of
 from .tables import CHUNK, Tables, literal
 
 if TYPE_CHECKING:
@@ -414,7 +414,7 @@ class _Maker:
     def _name_projects(self, fold: RunFold) -> None:
         for word in fold.words:
             if word.told.kind in {"run.started", "run.changed"} and word.event.project:
-                project = events.project_id(word.event.project)
+                project = project_of(word.event.project)
                 self.projects.setdefault(project, ProjectFold(project)).name(word.told, word.event.project)
 
     def _project(self, told: Any, data: bytes) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import ailab
-from ailab import queries, store, views
+from ailab import checkup, journal, queries, store, views
 from ailab.errors import ForeignFolderError, StoreError
 
 
@@ -83,6 +83,7 @@ def test_a_full_disk(small_disk, scripts):
     lost = lab.con.execute("SELECT data ->> '$.error' FROM events WHERE kind = 'writes.dropped'").fetchall()
     damage = lab.tail.problems
     lab.close()
+    print(f"{points} points kept, {dropped} dropped and counted")
     assert dropped > 5000
     assert points + dropped == 10_100
     assert later == (100, 100)
@@ -91,6 +92,9 @@ def test_a_full_disk(small_disk, scripts):
     assert events["segment.opened"] == 1
     assert lost == [("[Errno 28] No space left on device",)]
     assert {problem.kind for problem in damage} <= {"torn-write"}
+    now = checkup.examine(str(where))
+    assert now.points_dropped == dropped
+    assert [f.what for f in now.findings if f.level == "error" and "MiB are free" not in f.what] == []
 
 
 def test_a_disk_that_is_full_from_the_start(small_disk, scripts):
@@ -134,7 +138,7 @@ def test_a_disk_that_is_full_from_the_start(small_disk, scripts):
 
 
 def test_strict_raises_on_a_full_disk(small_disk, scripts):
-    """AILAB_STRICT=1: the call that could not be written raises StoreError."""
+    """G7: AILAB_STRICT=1: the call that could not be written raises StoreError."""
     done = scripts.run(
         """
         import sys, ailab
@@ -175,9 +179,16 @@ print(run._writer.dropped)
 """
 
 
+def test_control_without_resync_a_short_write_takes_a_neighbour(store_dir, scripts, lab):
+    """G7, negative control: where a torn line is not ended, the event behind it is lost: here the one that counts the lost."""
+    done = scripts.run("import unprotected\nunprotected.apply()\n" + SHORT, 60, UNPROTECTED="resync")
+    assert int(done.stdout) == 17
+    assert queries.get_run(lab(), "short").points_dropped == 0
+
+
 @pytest.mark.parametrize("torn_at", [0, 1, 60, 150])
 def test_a_short_write(store_dir, scripts, lab, torn_at):
-    """RLIMIT_FSIZE: a line cut in the middle takes no neighbour with it, is counted, and the rest goes on behind it."""
+    """G7b: RLIMIT_FSIZE: a line cut in the middle takes no neighbour with it, is counted, and the rest goes on behind it."""
     done = scripts.run(SHORT, torn_at)
     told = done.stderr.splitlines()
     assert "EFBIG" in told[0]
@@ -203,7 +214,7 @@ def refused_run(place, **given):
 
 
 def test_a_folder_that_is_read_only(scripts):
-    """A read-only file system (root is stopped by nothing less): exit 0, the warning names place and EROFS; strict raises."""
+    """G7b: a read-only file system (nothing less stops root): exit 0, the warning names place and EROFS; strict raises."""
     folder = mounted(["-t", "tmpfs"], "-o", "size=1M", "tmpfs")
     try:
         store.open_store(str(folder / "there"), create=True)
@@ -323,7 +334,7 @@ def test_a_working_folder_that_is_deleted_meanwhile(tmp_path, scripts):
 
 
 def test_too_many_open_files(store_dir, scripts, lab):
-    """EMFILE at the start: one warning; once files can be opened again, everything that waited is there."""
+    """G7b: EMFILE at the start: one warning; once files can be opened again, everything that waited is there."""
     done = scripts.run(
         """
         import os, resource
@@ -356,8 +367,137 @@ def test_too_many_open_files(store_dir, scripts, lab):
     assert (found.status, found.final_metrics, found.points_dropped) == ("completed", {"i": 10}, 10)
 
 
+ERRORS = ("EIO", "EROFS", "EACCES", "EDQUOT", "ESTALE", "ENOSPC", "EMFILE", "ENOTCONN", "EPERM")
+
+EVERY_ERROR = """
+import json, sys
+import bad_disk, unprotected
+unprotected.apply()
+import ailab
+from ailab import journal
+
+journal.RETRY_SECONDS = 0.0
+disk = bad_disk.Disk()
+for error in sys.argv[2:]:
+    setattr(disk, sys.argv[1], bad_disk.number(error) if sys.argv[1] == "open_error" else None)
+    run = ailab.start_run("x", id=error)
+    if sys.argv[1] == "write_error":
+        for i in range(10):
+            run.log({"i": i}, step=i)
+        disk.write_error = bad_disk.number(error)
+    for i in range(10, 30):
+        run.log({"i": i}, step=i)
+    run.note("said meanwhile")
+    disk.write_error = disk.open_error = None
+    for i in range(30, 40):
+        run.log({"i": i}, step=i)
+    run.finish()
+"""
+
+
+@pytest.mark.parametrize("where", ["write_error", "open_error"])
+def test_every_error_is_named_counted_and_got_over(store_dir, scripts, lab, where):
+    """G7b: nine errors of write and of open: exit 0, one warning with path and name, the lost counted, doctor and API agree."""
+    store.open_store(str(store_dir), create=True)
+    done = scripts.run(EVERY_ERROR, where, *ERRORS)
+    told, catalogue = done.stderr.splitlines(), lab()
+    for error in ERRORS:
+        found = queries.get_run(catalogue, error)
+        points = catalogue.con.execute("SELECT step FROM metrics WHERE run_id = ? ORDER BY 1", [error]).fetchall()
+        kept = [*range(10 if where == "write_error" else 0), *range(30, 40)]
+        assert ([step for (step,) in points], found.points_dropped) == (kept, 20)
+        assert (found.status, found.note, found.final_metrics) == ("completed", "said meanwhile", {"i": 39})
+        warned = [line for line in told if f"{error}," in line]
+        assert len(warned) == 1, told
+        assert "events cannot be written to" in warned[0]
+        assert str(store_dir / "segments") in warned[0] or f"_{error}" in warned[0]
+    assert [line for line in told if "20 points could not be written" not in line and "events cannot" not in line] == []
+    now = checkup.examine(str(store_dir))
+    assert (now.points_dropped, now.healthy) == (20 * len(ERRORS), True)
+    assert len([finding for finding in now.findings if "20 points could not be written" in finding.what]) == len(ERRORS)
+
+
+def test_control_without_the_edge_an_error_ends_the_training(store_dir, scripts):
+    """G7b, negative control: where the recorder swallows nothing, the script ends with the error."""
+    done = scripts.run(EVERY_ERROR, "write_error", "EIO", code=None, UNPROTECTED="edge")
+    assert (done.returncode, "Input/output error" in done.stderr) == (1, True)
+
+
+def test_control_without_counting_the_lost_are_not_told(store_dir, scripts, lab):
+    """G7b, negative control: where drops are not counted, points are gone and API and doctor say nothing."""
+    scripts.run(EVERY_ERROR, "write_error", "EIO", UNPROTECTED="counted")
+    catalogue = lab()
+    assert catalogue.con.execute("SELECT count(*) FROM metrics").fetchone() == (20,)
+    assert (queries.get_run(catalogue, "EIO").points_dropped, checkup.examine(str(store_dir)).points_dropped) == (0, 0)
+
+
+def test_strict_raises_every_error(store_dir, scripts):
+    """G7b: with `strict` the call that could not be written raises, names the error and the store, and the run goes on."""
+    done = scripts.run(
+        """
+        import sys
+        import bad_disk, ailab
+        from ailab.errors import StoreError
+        disk = bad_disk.Disk()
+        with ailab.start_run("x", id="x", strict=True) as run:
+            run._wait_for_capture(20)
+            for error in sys.argv[1:]:
+                disk.write_error = bad_disk.number(error)
+                for call in (lambda: run.log({"i": 1.0}), lambda: run.note("n")):
+                    try:
+                        call()
+                    except StoreError as problem:
+                        print(error in str(problem) and problem.path)
+                    else:
+                        print("nothing raised")
+                disk.write_error = None
+                run.log({"i": 2.0})
+        """,
+        *ERRORS,
+    )
+    assert done.stdout.splitlines() == [str(store_dir)] * 2 * len(ERRORS)
+    assert checkup.examine(str(store_dir)).points_dropped == len(ERRORS)
+
+
+def test_a_flush_that_failed_is_not_believed(store_dir, scripts, lab):
+    """A failed flush is said, and what comes next goes into a new segment: a flush repeated over lost pages tells nothing."""
+    done = scripts.run(
+        """
+        import bad_disk, ailab
+        disk = bad_disk.Disk()
+        with ailab.start_run("x", id="x", durable=True) as run:
+            run._wait_for_capture(20)
+            run.log({"i": 0.0}, step=0)
+            disk.flush_error = bad_disk.number("EIO")
+            run.log({"i": 1.0}, step=1)
+            run.log({"i": 2.0}, step=2)
+        """
+    )
+    assert "could not be flushed to the disk: EIO" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    place = store.Store(str(store_dir))
+    points = {
+        name: [line.data for line in journal.scan(place.segment_path(name), mode="strict") if line.kind == "metrics.logged"]
+        for name in place.segment_names()
+    }
+    assert [len(each) for each in points.values()] == [2, 1]
+    (logged,) = lab().con.execute("SELECT list(step ORDER BY step) FROM metrics").fetchone()
+    assert logged == [0, 1, 2]
+    assert checkup.examine(str(store_dir)).healthy
+
+
+@pytest.mark.parametrize("home", ["/proc/self/fdinfo", "/dev/null", "/nonexistent/home"])
+def test_a_home_that_cannot_be_written_is_not_needed(store_dir, scripts, lab, home):
+    """G7b: nothing of ailab lies in the home: where it is read-only, a file or not there, a run is whole and nothing is said."""
+    places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), home)
+    done = scripts.run("import ailab\nwith ailab.start_run('x', id='x') as run: run.log({'i': 1.0})", **places)
+    assert done.stderr == ""
+    found = queries.get_run(lab(), "x")
+    assert (found.status, found.final_metrics) == ("completed", {"i": 1.0})
+
+
 def test_io_errors_of_every_kind_are_named(store_dir, scripts, lab):
-    """EIO, EDQUOT, ESTALE from write(2) itself (strace): exit 0, one warning names the error, the lost are counted."""
+    """G7b: EIO, EDQUOT, ESTALE from write(2) itself (strace): exit 0, one warning names the error, the lost are counted."""
     if shutil.which("strace") is None or subprocess.run(["strace", "-o", "/dev/null", "true"], check=False).returncode != 0:
         pytest.skip("strace cannot trace here")
     command = scripts.command(

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from ailab import journal, queries, store
+from ailab.errors import DamageError
 
 LIMIT_SECONDS = 10
 """A child that is not done by then hangs."""
@@ -54,7 +55,7 @@ def finished(store_dir, run_id):
 
 
 def test_a_forked_child_writes_a_segment_of_its_own(store_dir, scripts, lab):
-    """Parent and children log into one run at once: each file has one writer, every point is there, the origin is named."""
+    """G12: parent and children log into one run at once: each file has one writer, every point is there, the origin is named."""
     done = scripts.run(
         """
         import os, ailab
@@ -103,7 +104,7 @@ def test_a_forked_child_writes_a_segment_of_its_own(store_dir, scripts, lab):
 )
 @pytest.mark.parametrize("block", ["with", "init"])
 def test_however_a_child_leaves_the_parents_run_goes_on(store_dir, scripts, leave, block):
-    """Only the process that started the run ends it, once, as it ends itself; the child's points are there."""
+    """G12: only the process that started the run ends it, once, as it ends itself; the child's points are there."""
     body = f"""
     pid = os.fork()
     if pid == 0:
@@ -155,7 +156,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_of_a_pool_log_into_the_parents_run(store_dir, scripts, lab, method):
-    """However multiprocessing starts them: every point there, own segments, and the run is completed by its parent."""
+    """G12: however multiprocessing starts them: every point there, own segments, and the run is completed by its parent."""
     done = scripts.run(POOL, method, timeout=LIMIT_SECONDS * 6)
     assert done.stderr == ""
     found = segments(store_dir, "pool")
@@ -168,9 +169,11 @@ def test_workers_of_a_pool_log_into_the_parents_run(store_dir, scripts, lab, met
 
 FORK_STORM = """
 import json, os, signal, sys, threading, time
+import unprotected
+unprotected.apply()
 import ailab
 
-trials = int(sys.argv[1])
+trials, patience = int(sys.argv[1]), int(sys.argv[2])
 run = ailab.start_run("storm", id="storm")
 stop, logged = threading.Event(), [0, 0]
 
@@ -191,7 +194,7 @@ hung = 0
 for trial in range(trials):
     child = os.fork()
     if child == 0:
-        signal.alarm(10)  # kills the child if it hangs
+        signal.alarm(patience)  # kills the child if it hangs
         for i in range(3):
             run.log({"child": float(i)}, step=trial * 3 + i)
         os._exit(0)
@@ -206,14 +209,14 @@ print(json.dumps({"hung": hung, "logged": logged}))
 
 
 def fork_storm(store_dir, scripts, trials):
-    done = scripts.run(FORK_STORM, trials, timeout=60 + trials)
+    done = scripts.run(FORK_STORM, trials, LIMIT_SECONDS, timeout=60 + trials)
     told = json.loads(done.stdout)
+    print(trials, "forks,", told["hung"], "hung,", told["logged"], "points of two threads meanwhile")
     assert told["hung"] == 0
     found = segments(store_dir, "storm")
     total = Counter()
     for _, _, points in found.values():
         total.update(points)
-    print(trials, "forks,", told["logged"], "points of two threads meanwhile")
     assert total == {"t0": told["logged"][0], "t1": told["logged"][1], "child": 3 * trials}
     assert len(found) >= trials + 1  # more where a busy parent has rotated
 
@@ -225,7 +228,18 @@ def test_a_fork_while_other_threads_are_inside_log(store_dir, scripts):
 
 @pytest.mark.long
 def test_five_hundred_forks_while_other_threads_are_inside_log(store_dir, scripts):
+    """G12: 500 forks."""
     fork_storm(store_dir, scripts, 500)
+
+
+def test_control_without_the_fork_hook_children_write_into_their_parents_file(store_dir, scripts):
+    """G12, negative control: where a child keeps segment, seq and lock, it hangs or breaks its parent's file."""
+    done = scripts.run(FORK_STORM, 3, 1, UNPROTECTED="fork")
+    hung = json.loads(done.stdout)["hung"]
+    print(hung, "of 3 hung")
+    if not hung:
+        with pytest.raises(DamageError):
+            segments(store_dir, "storm")
 
 
 def test_what_a_child_says_counts_after_what_was_said_before_the_fork(store_dir, scripts, lab):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -168,21 +167,6 @@ def unbuffered(patch: Patch) -> None:
     patch(os, "write", write)
 
 
-def whole_lines(patch: Patch) -> None:
-    """A line is written in two pieces, with time for somebody else between them."""
-    real = os.write
-
-    def write(fd: int, data: Any) -> int:
-        if not is_segment(fd):
-            return real(fd, data)
-        half = len(data) // 2
-        done = real(fd, bytes(data[:half]))
-        time.sleep(1e-4)
-        return done + real(fd, bytes(data[half:]))
-
-    patch(os, "write", write)
-
-
 def flush(patch: Patch) -> None:
     """Nothing is flushed to the disk."""
     from ailab import journal
@@ -252,6 +236,6 @@ SWITCHES: dict[str, Callable[[Patch], None]] = {
     each.__name__: each
     for each in (
         checksum, chain, footer, births, format_number, same_host, process_start, resync, dirty, fork, exclusive, unbuffered,
-        whole_lines, flush, folder_flush, edge, counted, observed, digits, own_lock,
+        flush, folder_flush, edge, counted, observed, digits, own_lock,
     )
 }  # fmt: skip

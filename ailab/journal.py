@@ -60,6 +60,8 @@ LOOK_EVERY = 4096
 """Lines between two looks at the size and age of a segment."""
 RETRY_SECONDS = 1.0
 """Pause after a segment could not be created, before the next try."""
+NAMES_MAX = 3
+"""How many more names are tried where a segment's name is taken."""
 WARN_SECONDS = 60.0
 KEPT_MAX = 10_000
 """Events other than points that are kept in memory while nothing can be written."""
@@ -344,11 +346,12 @@ class Writer:
             forked_from=self._forked_from,
         )  # fmt: skip
         try:
-            fd = self._create(name)
+            fd, name = self._create(name)
         except OSError as problem:
             if not is_from_signal_handler(problem):
                 self._retry = (time.monotonic() + RETRY_SECONDS, (problem.errno, problem.strerror, problem.filename))
             raise
+        header = msgspec.structs.replace(header, segment=name)
         self.name, self._pid, self._opened_at, self._torn = name, pid, time.monotonic(), False
         self._header, self._forked_from, self._retry = header, None, None
         self._put(fd, 0, 0, 0, True)
@@ -356,16 +359,28 @@ class Writer:
         if self.durable:
             sync_folder(self.store.segments)
 
-    def _create(self, name: str) -> int:
-        path = self.store.segment_path(name)
+    def _create(self, name: str) -> tuple[int, str]:
+        """Make the file; return (descriptor, name), which is another one where a file has the name.
+
+        On a network that file may be our own, made by a request whose answer was lost and that was sent again.
+        """
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-        try:
-            fd = os.open(path, flags, 0o666)
-        except FileNotFoundError:
-            os.makedirs(self.store.segments, exist_ok=True)
-            fd = os.open(path, flags, 0o666)
+        for more in range(NAMES_MAX, -1, -1):
+            try:
+                fd = os.open(self.store.segment_path(name), flags, 0o666)
+                break
+            except FileNotFoundError:
+                if not more:
+                    raise
+                os.makedirs(self.store.segments, exist_ok=True)
+            except FileExistsError as problem:
+                if not more or is_from_signal_handler(problem):
+                    raise
+                from . import capture
+
+                name = segment_name(host=capture.host_name(), pid=os.getpid(), run=self.run)
         _take_lock(fd)
-        return fd
+        return fd, name
 
     def _recover(self) -> None:
         """Read back the last whole line: after an interrupt or a failed write the file is the truth.

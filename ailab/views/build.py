@@ -48,6 +48,13 @@ _COMMENT = "COMMENT ON "
 DURATION = "greatest(0, epoch(coalesce(ended_at, last_at) - started_at)) AS duration_s"
 BATCH = 20_000
 """Lines that are folded, and events handed to DuckDB, at once."""
+COUNTED_KINDS = frozenset({
+    "run.started", "run.resumed", "run.changed", "parameters.added", "metrics.logged", "metric.described", "summary.set",
+    "run.finished", "run.trashed", "run.restored",
+})  # fmt: skip
+"""Kinds that may change which parameters and metrics a run has, or whether they count."""
+LATE_ROWS = 1001
+"""A question for so many first rows finds them by the columns that decide before it reads the others: a page and one more."""
 DOCUMENTS_MAX = 256
 """Environments and codes that are kept at hand."""
 HEAVY = 50_000
@@ -88,6 +95,7 @@ class Lab:
         self.store = store
         self.con = duckdb.connect(":memory:", config=CONFIG)
         self.con.execute("SET timezone = 'UTC'")
+        self.con.execute(f"SET late_materialization_max_rows = {LATE_ROWS}")
         self.refreshed_at = 0.0
         self.rebuilt_s = 0.0
         self._lock = threading.RLock()
@@ -125,6 +133,7 @@ class Lab:
         self._purged: set[str] = set()
         self._writers: dict[str, dict[str, Segment]] = {}
         self._keys_of: dict[str, list[Key]] = {}
+        self._uncounted: set[str] = set()
         self._pending: list[EventRow] = []
         self._unsummed: set[str] = set()
         self._documents: dict[tuple[str, str], tuple[Any, ...]] = {}
@@ -408,6 +417,8 @@ class Lab:
                 if fold is None:
                     fold = self.runs[line.run] = RunFold(line.run)
                 touched.add(line.run)
+                if line.run in self._uncounted and line.kind in COUNTED_KINDS:
+                    self._count_before(line.run)
                 if removed:
                     fold.seen(told.clock, told.at, told.writer)
                     return
@@ -439,12 +450,14 @@ class Lab:
                 self._discard(self._snapshot)
                 raise _Stale
             self.runs[run_id] = fold
-            (trashed,) = self._trashed(run_id)
-            self._keys_of[run_id] = [] if trashed or not fold.exists else state_keys(fold)
+            self._uncounted.add(run_id)
 
-    def _trashed(self, run_id: str) -> tuple[bool]:
-        text = "SELECT trashed FROM base.run_table WHERE uid = $1::UUID AND run_id = $2"
-        return one_row(self.con, text, [uid_of(run_id), run_id]) or (True,)
+    def _count_before(self, run_id: str) -> None:
+        """Know which names a run from the snapshot counted for, before an event that may change them."""
+        self._uncounted.discard(run_id)
+        fold = self.runs[run_id]
+        if fold.exists:
+            self._keys_of[run_id] = state_keys(fold, self._labels)
 
     @staticmethod
     def _discard(ruined: Snapshot) -> None:
@@ -463,8 +476,9 @@ class Lab:
         folds = [self.runs[run_id] for run_id in known if run_id in self.runs and self.runs[run_id].exists]
         if self.refreshed_at and len(folds) >= ARROW_ROWS:  # whoever refreshes often gains more than the import costs
             import pyarrow  # noqa: F401
-        for written in self._rows.write(folds, before, self._labels):
-            self._keys_of[written.run_id] = written.keys
+        for written in self._rows.write(folds, before, self._labels, uncounted=self._uncounted):
+            if written.keys is not None:
+                self._keys_of[written.run_id] = written.keys
             (self._open_runs.add if written.is_open else self._open_runs.discard)(written.run_id)
         self._open_runs -= self._purged
         self._unsummed.update(known)
@@ -485,6 +499,9 @@ class Lab:
                 rows = self.con.execute("SELECT run_id FROM base.run_table WHERE project_id = $1", [project]).fetchall()
                 again |= {row[0] for row in rows}
         self._load(again)
+        for run_id in again & self._uncounted:
+            self._uncounted.discard(run_id)
+            self._keys_of[run_id] = state_keys(self.runs[run_id], before)
         return again
 
     def _gone_runs(self) -> set[str]:
@@ -500,6 +517,9 @@ class Lab:
     def _remove(self, told: Told, line: Envelope) -> set[str]:
         """Take in a redaction or purge; return the runs that are to be folded again."""
         if line.kind == "run.purged" and line.run is not None:
+            self._load([line.run])
+            if line.run in self._uncounted:
+                self._count_before(line.run)
             self._purged.add(line.run)
             self.runs.pop(line.run, None)
             insert(self.con, "purged_table", [{"run_id": line.run}])
@@ -521,6 +541,7 @@ class Lab:
 
     def _fold_again(self, run_id: str) -> None:
         """Fold a run from its first event on, without those that are to go."""
+        self._load([run_id])
         if run_id in self._purged:
             self.runs.pop(run_id, None)
             return
@@ -541,6 +562,8 @@ class Lab:
                 continue
             with suppress(msgspec.DecodeError):  # it was named when it came
                 folds[run_id].take(told, line.data)
+        if run_id in self._uncounted:
+            self._count_before(run_id)
         self.runs[run_id] = folds[run_id]
 
     # -- events, points and views ------------------------------------------------------------------------------------

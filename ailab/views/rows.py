@@ -21,7 +21,7 @@ from ..errors import AilabError
 from .fold import ENDED, as_double
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from datetime import datetime
 
     import duckdb
@@ -143,11 +143,11 @@ class Documents:
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What there is to remember of a row: whether the run has no end yet, and the names that it adds to `wide`."""
+    """What there is to remember of a row: whether the run has no end yet, and the names that it counts for, if it was counted."""
 
     run_id: str
     is_open: bool
-    keys: list[Key]
+    keys: list[Key] | None
 
 
 class RunRows:
@@ -202,8 +202,22 @@ class RunRows:
         row["detail"] = _encode(_detail(fold, state, row, final)).decode()
         return row
 
-    def write(self, folds: Iterable[RunFold], before: Iterable[Key], projects: dict[str, tuple[str, bool]]) -> list[Written]:
-        """Insert the rows of `folds`, which must not be there; `before` are the names that their old rows had."""
+    def write(
+        self,
+        folds: Iterable[RunFold],
+        before: Iterable[Key],
+        projects: Mapping[str, tuple[str, bool]],
+        *,
+        uncounted: Container[str] = (),
+    ) -> list[Written]:
+        """Insert the rows of `folds`, which must not be there.
+
+        Args:
+            folds: the runs.
+            before: the names that their old rows counted for.
+            projects: label and trash of each project.
+            uncounted: runs whose names are what they were, so that they stay counted.
+        """
         rows, written = [], []
         self.keys.subtract(before)
         for fold in folds:
@@ -211,8 +225,9 @@ class RunRows:
             name = state.fields.get("project")
             row = self.row(fold, state, projects.get(project_of(name)) if name else None)
             row["_params"] = {key: state.params[key] for key in sorted(state.params)}
-            keys = keys_of(row)
-            self.keys.update(keys)
+            keys = None if fold.run_id in uncounted else keys_of(row)
+            if keys is not None:
+                self.keys.update(keys)
             rows.append(row)
             written.append(Written(row["run_id"], row["status"] not in ENDED, keys))
         self._add_columns(rows)

@@ -388,7 +388,8 @@ class _Maker:
         for start in range(0, len(runs), CHUNK):
             chunk = runs[start : start + CHUNK]
             folds = self._loaded(chunk) if older is not None else {}
-            before = [key for fold in folds.values() if fold.exists for key in self._keys_before(fold)]
+            labels = self._labels()
+            before = [key for fold in folds.values() if fold.exists for key in state_keys(fold, labels)]
             self.problems += tables.fold(self.con, chunk, folds, headers=headers, redacted=frozenset(self.redacted))
             for fold in folds.values():
                 self._name_projects(fold)
@@ -407,9 +408,9 @@ class _Maker:
             found[run_id] = fold
         return found
 
-    def _keys_before(self, fold: RunFold) -> list[Key]:
-        (trashed,) = one_row(self.con, "SELECT trashed FROM old_base.run_table WHERE run_id = ?", [fold.run_id]) or (True,)
-        return [] if trashed else state_keys(fold)
+    def _labels(self) -> dict[str, tuple[str, bool]]:
+        replayed = {project: fold.replay()[0] for project, fold in self.projects.items()}
+        return {project: (row["name"], row["trashed"]) for project, row in replayed.items()}
 
     def _name_projects(self, fold: RunFold) -> None:
         for word in fold.words:
@@ -438,10 +439,7 @@ class _Maker:
             summaries += [{"run_id": run_id, **series.row(key)} for key, series in fold.series.items()] if fold.exists else []
         self._insert_states(states)
         insert(self.con, "more.summary_table", summaries)
-        labels = {
-            project: (row["name"], row["trashed"]) for project, fold in self.projects.items() for row, _ in (fold.replay(),)
-        }
-        written = rows.write([fold for fold in folds.values() if fold.exists], before, labels)
+        written = rows.write([fold for fold in folds.values() if fold.exists], before, self._labels())
         rows.documents.flush()
         crash(self.con, [row.run_id for row in written if row.is_open and row.run_id not in live])
 
@@ -511,9 +509,12 @@ class _Maker:
         con.execute("DETACH out")
 
 
-def state_keys(fold: RunFold) -> list[Key]:
-    """The names that a run adds to `wide` while it is not in the trash."""
+def state_keys(fold: RunFold, projects: Mapping[str, tuple[str, bool]]) -> list[Key]:
+    """The names that a run counts for; `projects` tells label and trash of each project."""
     state = fold.state()
+    name = state.fields.get("project")
+    if state.fields.get("trashed") or (name and projects.get(project_of(name), ("", False))[1]):
+        return []
     metrics = {key: value for key, value in state.final_metrics().items() if as_double(value) is not None}
     goals = {key: goal for key, goal in state.goals.items() if goal}
     return keys_of({"trashed": False, "_params": state.params, "metrics": metrics, "goals": goals})

@@ -32,8 +32,8 @@ check: $(VENV)/.installed ## Format, lint, types, layers, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -Im pytest -q tests/promises/test_schemas_are_current.py
 
-bench: $(VENV)/.installed ## Measure against the physical limits; writes tests/bench/RESULTS.md
-	$(BIN)/python tests/bench/bench.py
+bench: $(VENV)/.installed ## Measure against limits and other trackers; writes tests/bench/RESULTS.md (QUICK=1: limits only, printed)
+	$(BIN)/python tests/bench/bench.py $(if $(filter-out 0,$(QUICK)),--quick)
 
 serve: $(VENV)/.installed ## Serve the store of this folder
 	$(BIN)/ailab serve

@@ -1,0 +1,1 @@
+"""One module per system, with one class `A`; see `kit.Adapter`."""

@@ -18,6 +18,7 @@ power loss between two syncs may cost the end of a segment; and a line's checksu
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from _thread import RLock
@@ -30,7 +31,7 @@ import msgspec
 from . import __version__, events
 from .errors import StoreError, is_from_signal_handler
 from .segments import SILENCE_SECONDS, Envelope, Segment, Tail, encode_line, reason_of, scan, stated_crc, writer_alive
-from .store import segment_name, sync_folder
+from .store import MARKER, segment_name, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +71,8 @@ _UTC = timezone.utc
 _encoder = msgspec.json.Encoder()
 _flush: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 _TAIL = b"}\n"
+_CANNOT_FLUSH = frozenset((errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EBADF))
+"""What file systems say that keep no flushes for folders, and folders that we may write to and not read."""
 _TORN_END = b" \n"
 """What ends a torn line: with the blank even one that lacks nothing but its newline fails its check, as its count says."""
 
@@ -357,7 +360,7 @@ class Writer:
         self._put(fd, 0, 0, 0, True)
         self._write(_Late(header, self.run, None, None))
         if self.durable:
-            sync_folder(self.store.segments)
+            _flush_names(self.store)
 
     def _create(self, name: str) -> tuple[int, str]:
         """Make the file; return (descriptor, name), which is another one where a file has the name.
@@ -438,7 +441,7 @@ class Writer:
         self._write(_Late(footer, self.run, None, None), last=True)
         _flush(fd)
         self._close()
-        sync_folder(self.store.segments)
+        _flush_names(self.store)
 
     def _close(self) -> None:
         """Let the file go: out of the state first, so that no interrupt leaves a number there that may mean another file."""
@@ -460,7 +463,7 @@ class Writer:
             fd, *_ = self._get()
             if fd >= 0:
                 _flush(fd)
-                sync_folder(self.store.segments)
+                _flush_names(self.store)
 
     def seal(self, *, final: bool = False) -> None:
         """End the segment with its footer; nothing can be appended afterwards. Does not raise unless `strict`."""
@@ -522,6 +525,33 @@ def _without_surrogates(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_surrogates(inner) for inner in value]
     return value
+
+
+_flushed_names: set[tuple[str, int]] = set()
+"""Stores, by path and inode, whose own names this process has flushed."""
+
+
+def _flush_names(store: Store) -> None:
+    """Flush the names that lead to a segment: its own, and once a process those of its folder, the marker and the store.
+
+    A store that is a minute old may otherwise be gone after a power loss with all that was flushed in it.
+    """
+    _flush_folder(store.segments)
+    place = store.path, os.stat(store.path).st_ino
+    if place not in _flushed_names:
+        for path in (os.path.join(store.path, MARKER), store.path, os.path.dirname(store.path)):
+            if os.path.exists(path):  # whoever removes the marker of a store in use is not told here
+                _flush_folder(path)
+        _flushed_names.add(place)
+
+
+def _flush_folder(path: str) -> None:
+    """Flush a folder (or a file), where its file system can and we may."""
+    try:
+        sync_folder(path)
+    except OSError as problem:
+        if is_from_signal_handler(problem) or problem.errno not in _CANNOT_FLUSH:
+            raise
 
 
 def _take_lock(fd: int) -> None:

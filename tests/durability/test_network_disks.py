@@ -264,6 +264,43 @@ def test_a_name_that_cannot_be_given_for_once_is_said_and_costs_no_event(store_d
     assert list(Path(store_dir, "blobs").glob(".tmp-*")) == []
 
 
+FLUSHES = """
+import errno, os, stat, sys
+import ailab
+from ailab import journal
+
+journal.SEGMENT_BYTES = 5000
+real, number = os.fsync, getattr(errno, sys.argv[1])
+
+def fsync(fd):
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        raise OSError(number, os.strerror(number))
+    real(fd)
+
+os.fsync = fsync
+with ailab.start_run("x", id="x", durable=True) as run:
+    run._wait_for_capture(20)
+    for i in range(60):
+        run.log({"w0": float(i)}, step=i)
+"""
+
+
+@pytest.mark.parametrize("error", ["EINVAL", "EACCES", "EBADF"])
+def test_a_file_system_that_keeps_no_flushes_for_folders_is_fine(store_dir, scripts, lab, error):
+    """G15: where folders cannot be flushed, or not be opened for it, nothing is said and nothing lost, over several segments."""
+    assert scripts.run(FLUSHES, error).stderr == ""
+    catalogue = lab()
+    assert points(catalogue)[0] == 60
+    assert len(list(Path(store_dir, "segments").iterdir())) > 2
+    assert queries.get_run(catalogue, "x").status == "completed"
+
+
+def test_a_folder_whose_flush_fails_is_said(store_dir, scripts, lab):
+    """An error of the disk itself is named, and the training ends as it would."""
+    assert "EIO" in scripts.run(FLUSHES, "EIO").stderr
+    assert queries.get_run(lab(), "x").run_id == "x"
+
+
 def test_a_writer_whose_file_was_removed_goes_on(store_dir, scripts, lab):
     """G15: somebody removes the segment of a living writer: the training ends as it would, and other runs are not touched."""
     process = started(scripts, "locks")

@@ -178,7 +178,7 @@ def folder_flush(patch: Patch) -> None:
     """The bytes of a file are flushed, its name is not."""
     from ailab import journal
 
-    patch(journal, "sync_folder", lambda _: None)
+    patch(journal, "_flush_names", lambda _: None)
 
 
 def edge(patch: Patch) -> None:

@@ -138,7 +138,9 @@ _SORTABLE = {
 def metric_of(lab: Lab, key: str) -> tuple[str, list[Any]]:
     """(SQL, bound values) of a run's final value of a metric: its column, where it has one."""
     column = lab.hot.get(("metrics", key))
-    return (column, []) if column else ("metrics[?]", [key])
+    if column:
+        return column, []
+    return "TRY_CAST(detail::JSON -> '$.final_metrics' ->> ? AS DOUBLE)", [pointer(key)]
 
 
 def _param(lab: Lab, key: str) -> tuple[str, list[Any]]:
@@ -146,7 +148,12 @@ def _param(lab: Lab, key: str) -> tuple[str, list[Any]]:
     column = lab.hot.get(("params", key))
     if column:
         return column, []
-    return "(detail::JSON -> '$.params' ->> ?)", ["/" + key.replace("~", "~0").replace("/", "~1")]
+    return "(detail::JSON -> '$.params' ->> ?)", [pointer(key)]
+
+
+def pointer(key: str) -> str:
+    """Where a member of a JSON object is, as DuckDB wants it."""
+    return "/" + key.replace("~", "~0").replace("/", "~1")
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -179,7 +186,7 @@ def order_of(lab: Lab, sort: str) -> Order:
     return Order(_SORTABLE[column], way, f"run_id {way}")
 
 
-_ALL_TEXT = "concat_ws(' ', run_id, name, project, command, dataset_id, note, detail::JSON -> '$.params', CAST(tags AS VARCHAR))"
+_ALL_TEXT = "concat_ws(' ', run_id, name, project, command, dataset_id, note, detail::JSON -> '$.params', tags)"
 _CONDITIONS = {
     "dataset_id": "dataset_id = ?",
     "project_id": "project_id = ?",
@@ -208,14 +215,16 @@ def conditions(lab: Lab, f: RunFilter) -> tuple[str, list[Any]]:
     parts += _metric_conditions(lab, f)
     if f.tag is not None:
         key, equals, value = f.tag.partition("=")
-        more = " AND t.value = ?" if equals else ""
-        parts.append((f"len([t FOR t IN tags IF t.key = ?{more}]) > 0", [key, value] if equals else [key]))
+        at = pointer(key)
+        if equals:
+            parts.append(("tags IS NOT NULL AND detail::JSON -> '$.tags' ->> ? = ?", [at, value]))
+        else:
+            parts.append(("tags IS NOT NULL AND json_exists(detail::JSON -> '$.tags', ?)", [at]))
     for key, value in f.params.items():
         text, bound = _param(lab, key)
         if value == "null":  # a parameter that is null has no text, but it is there
-            pointer = "/" + key.replace("~", "~0").replace("/", "~1")
             there = "json_exists(detail::JSON -> '$.params', ?)"
-            parts.append((f"{there} AND coalesce({text}, 'null') = ?", [pointer, *bound, value]))
+            parts.append((f"{there} AND coalesce({text}, 'null') = ?", [pointer(key), *bound, value]))
         else:
             parts.append((f"{text} = ?", [*bound, value]))
     return " AND ".join(part for part, _ in parts), [value for _, values in parts for value in values]

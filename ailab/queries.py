@@ -25,6 +25,7 @@ from .filters import (
     metric_of,
     order_of,
     parse_count,
+    pointer,
 )
 from .views.points import Points
 from .views.rows import uid_of
@@ -446,8 +447,11 @@ def _choose(where: str, value: str | None, allowed: tuple[str, ...]) -> str | No
 def _best_first(lab: Lab, metric_name: str) -> Literal["asc", "desc"]:
     """Which way a metric's best values lie."""
     if any(lab.keys[kind, metric_name, way] > 0 for kind, way in (("goals", "min"), ("goals", "max"))):
-        text = "SELECT goals[$1] FROM base.run_table WHERE goals[$1] IS NOT NULL ORDER BY started_at DESC LIMIT 1"
-        described = lab.con.execute(text, [metric_name]).fetchall()
+        text = (
+            "SELECT goals::JSON ->> $1 AS goal FROM base.run_table WHERE goals IS NOT NULL AND goal IS NOT NULL "
+            "ORDER BY started_at DESC LIMIT 1"
+        )
+        described = lab.con.execute(text, [pointer(metric_name)]).fetchall()
         return "asc" if described[0][0] == "min" else "desc"
     words = "".join(c if c.isalnum() else " " for c in metric_name.lower()).split()
     return "asc" if _SMALLER_IS_BETTER.intersection(words) else "desc"

@@ -202,7 +202,7 @@ class Lab:
         path = os.path.join(self._own_folder(), f"{os.urandom(4).hex()}.duckdb")
         shutil.copyfile(self._snapshot.path(".runs.duckdb"), path)
         self.con.execute("DETACH base")
-        attach(self.con, path, "base", read_only=False)
+        attach(self.con, path, "base", read_only=False, lasting=False)
         self._writable = True
 
     def _own_folder(self) -> str:
@@ -425,7 +425,7 @@ class Lab:
                 event: Any = fold.take(told, line.data)
                 if line.kind in {"run.started", "run.changed"} and event.project:
                     project = project_of(event.project)
-                    self.projects.setdefault(project, ProjectFold(project)).name(told, event.project)
+                    self.projects.setdefault(project, ProjectFold(project)).name(told.place, told.at, event.project)
                     touched_projects.add(project)
             elif line.kind in events.KINDS and not removed:
                 event = msgspec.json.decode(line.data, type=events.KINDS[line.kind])
@@ -439,11 +439,8 @@ class Lab:
         wanted = sorted({run_id for run_id in run_ids if run_id not in self.runs})
         if not wanted or self._states is None:
             return
-        text = (
-            'SELECT run_id, "at", bytes FROM more.state_table WHERE uid IN (SELECT unnest($1::UUID[])) '
-            "AND run_id IN (SELECT unnest($2::VARCHAR[]))"
-        )
-        for run_id, at, size in self.con.execute(text, [[uid_of(run_id) for run_id in wanted], wanted]).fetchall():
+        text = 'SELECT run_id, "at", bytes FROM more.state_table WHERE uid IN (SELECT unnest($1::UUID[]))'
+        for run_id, at, size in self.con.execute(text, [[uid_of(run_id) for run_id in wanted]]).fetchall():
             fold = self._states.get(at, size)
             if fold is None:
                 assert self._snapshot is not None  # noqa: S101
@@ -470,8 +467,8 @@ class Lab:
         known = [run_id for run_id in touched if run_id in self.runs or run_id in self._purged]
         if not known:
             return
-        text = "DELETE FROM base.run_table WHERE uid IN (SELECT unnest($1::UUID[])) AND run_id IN (SELECT unnest($2::VARCHAR[]))"
-        self.con.execute(text, [[uid_of(run_id) for run_id in known], known])
+        text = "DELETE FROM base.run_table WHERE uid IN (SELECT unnest($1::UUID[]))"
+        self.con.execute(text, [[uid_of(run_id) for run_id in known]])
         before = [key for run_id in known for key in self._keys_of.pop(run_id, ())]
         folds = [self.runs[run_id] for run_id in known if run_id in self.runs and self.runs[run_id].exists]
         if self.refreshed_at and len(folds) >= ARROW_ROWS:  # whoever refreshes often gains more than the import costs
@@ -728,9 +725,9 @@ def _names(what: str, text: str) -> list[str]:
 
 def _wide_value(table: str, key: str, type_name: str, column: str | None) -> str:
     """SQL of a parameter's or metric's value in `wide`."""
-    if table == "metrics":
-        return f"t.{column}" if column else f"t.metrics[{literal(key)}]"
     pointer = "/" + key.replace("~", "~0").replace("/", "~1")
+    if table == "metrics":
+        return f"t.{column}" if column else f"TRY_CAST(t.detail::JSON -> '$.final_metrics' ->> {literal(pointer)} AS DOUBLE)"
     text = f"t.{column}" if column else f"(t.detail::JSON -> '$.params' ->> {literal(pointer)})"
     return text if type_name == "VARCHAR" else f"TRY_CAST({text} AS {type_name})"
 

@@ -9,9 +9,7 @@ DuckDB or files. Status `crashed` is not folded: it depends on whether a process
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,14 +21,14 @@ if TYPE_CHECKING:
 
     from ..journal import Envelope, Segment
 
-VERSION = 1
+VERSION = 2
 """Raised when `dump` or what it means changes: what another version wrote is then not read, but computed anew."""
 ENDED = frozenset({"completed", "failed", "killed"})
 INT64_MAX = 2**63
 _FIELDS = ("name", "project", "group", "parent", "dataset", "wandb_url", "description", "seed", "environment", "code")
 _decoders = {kind: msgspec.json.Decoder(event) for kind, event in events.KINDS.items()}
 _NOT_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
-_pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+_pack = msgspec.msgpack.Encoder().encode
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -64,67 +62,41 @@ def tell(segment: Segment, line: Envelope) -> Told:
     return Told(line.clock, segment.birth, line.seq, line.at, line.kind, by, via, segment.run)
 
 
-class Word(msgspec.Struct, gc=False):
-    """An event that a run keeps: who told it, and its payload as bytes and, once it was looked at, as a Struct."""
+class Word(msgspec.Struct, array_like=True, gc=False):
+    """An event that a run keeps: its place, who told it, and its payload. `segment` is a number in the run's `names`."""
 
-    told: Told
+    clock: int
+    segment: int
+    seq: int
+    at: datetime
+    kind: str
+    by: str | None
+    via: str | None
+    own: bool
     data: bytes
-    _event: Any = None
 
     @property
     def event(self) -> Any:
         """The payload."""
-        if self._event is None:
-            self._event = _decoders[self.told.kind].decode(self.data)
-        return self._event
+        return _decoders[self.kind].decode(self.data)
 
 
-class Series:
-    """What a run keeps of a metric: the first and the last point by place, extremes and sums without NaN, counts."""
+class Series(msgspec.Struct, array_like=True, gc=False):
+    """What a run keeps of a metric: the first and the last point by place, extremes and sums without NaN, counts.
 
-    __slots__ = ("count", "first", "first_place", "last", "last_place", "last_step", "max", "min", "n", "sum")
+    A place is (clock, number of the segment in the run's `names`, seq); values are as JSON has them.
+    """
 
-    def __init__(self) -> None:
-        self.first_place: tuple[int, str, int] | None = None
-        self.last_place: tuple[int, str, int] | None = None
-        self.first: Any = None
-        self.last: Any = None
-        self.min: float | None = None
-        self.max: float | None = None
-        self.sum = 0.0
-        self.n = 0
-        self.count = 0
-        self.last_step: int | None = None
-
-    def take(self, place: tuple[int, str, int], value: Any, step: int | None) -> None:
-        """Add a point, `value` as JSON has it."""
-        if self.last_place is None or place >= self.last_place:
-            self.last_place, self.last = place, value
-        if self.first_place is None or place < self.first_place:
-            self.first_place, self.first = place, value
-        self.count += 1
-        if step is not None and (self.last_step is None or step > self.last_step):
-            self.last_step = step
-        number = value if value.__class__ is float else as_double(value)
-        if number is not None and number == number:  # noqa: PLR0124  (not NaN)
-            self.n += 1
-            self.sum += number
-            if self.min is None or number < self.min:
-                self.min = number
-            if self.max is None or number > self.max:
-                self.max = number
-
-    def join(self, other: Series) -> None:
-        """Add all the points of another one."""
-        if other.last_place is not None and (self.last_place is None or other.last_place >= self.last_place):
-            self.last_place, self.last = other.last_place, other.last
-        if other.first_place is not None and (self.first_place is None or other.first_place < self.first_place):
-            self.first_place, self.first = other.first_place, other.first
-        self.count, self.n, self.sum = self.count + other.count, self.n + other.n, self.sum + other.sum
-        steps = [step for step in (self.last_step, other.last_step) if step is not None]
-        self.last_step = max(steps, default=None)
-        self.min = min((v for v in (self.min, other.min) if v is not None), default=None)
-        self.max = max((v for v in (self.max, other.max) if v is not None), default=None)
+    first_place: tuple[int, int, int]
+    first: Any
+    last_place: tuple[int, int, int]
+    last: Any
+    min: float | None = None
+    max: float | None = None
+    sum: float = 0.0
+    n: int = 0
+    count: int = 0
+    last_step: int | None = None
 
     def row(self, key: str) -> dict[str, Any]:
         """The metric's row in `metric_summary`."""
@@ -134,25 +106,42 @@ class Series:
         }  # fmt: skip
 
 
+class _Packed(msgspec.Struct, array_like=True, gc=False):
+    """A fold as it is kept."""
+
+    run_id: str
+    names: list[str]
+    clock: int
+    last_at: datetime | None
+    words: list[Word]
+    series: dict[str, Series]
+
+
+_packed = msgspec.msgpack.Decoder(_Packed)
+
+
 class RunFold:
     """What is known of one run.
 
     Attributes:
         run_id: the run.
+        names: segments that its events stand in.
         words: its events other than points and signs of life, in any order.
         series: by metric.
         clock: the greatest Lamport clock among its events.
         last_at: the latest time among the lines of its own segments.
     """
 
-    __slots__ = ("_sorted", "clock", "last_at", "run_id", "series", "words")
+    __slots__ = ("_numbers", "_sorted", "clock", "last_at", "names", "run_id", "series", "words")
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
+        self.names: list[str] = []
         self.words: list[Word] = []
         self.series: dict[str, Series] = {}
         self.clock = -1
         self.last_at: datetime | None = None
+        self._numbers: dict[str, int] = {}
         self._sorted = True
 
     # -- taking events -----------------------------------------------------------------------------------------------
@@ -166,15 +155,24 @@ class RunFold:
         self.seen(told.clock, told.at, told.writer)
         if told.kind == events.MetricsLogged.kind:
             points: Any = _decoders[told.kind].decode(data)
-            self.points(told.place, points.values, points.step)
+            self.points(told, points.values, points.step)
             return points
         if told.kind not in HANDLERS:
             return None
-        word = Word(told, bytes(data))
-        event = word.event  # now, so that one that does not fit is found where it is read
-        self.words.append(word)
+        event = _decoders[told.kind].decode(data)  # now, so that one that does not fit is found where it is read
+        own = told.writer == self.run_id
+        self.words.append(
+            Word(told.clock, self._number(told.segment), told.seq, told.at, told.kind, told.by, told.via, own, bytes(data))
+        )
         self._sorted = False
         return event
+
+    def _number(self, segment: str) -> int:
+        number = self._numbers.get(segment)
+        if number is None:
+            number = self._numbers[segment] = len(self.names)
+            self.names.append(segment)
+        return number
 
     def seen(self, clock: int, at: datetime, writer: str | None) -> None:
         """Note a sign of life: a line of one of the run's own segments, whatever it says."""
@@ -182,62 +180,81 @@ class RunFold:
         if writer == self.run_id and (self.last_at is None or at > self.last_at):
             self.last_at = at
 
-    def points(self, place: tuple[int, str, int], values: dict[str, Any], step: int | None) -> None:
+    def points(self, told: Told, values: dict[str, Any], step: int | None) -> None:
         """Add the points of one line."""
+        place = (told.clock, self._number(told.segment), told.seq)
         series = self.series
         for key, value in values.items():
+            number = value if value.__class__ is float else as_double(value)
+            finite = number is not None and number == number  # noqa: PLR0124  (not NaN)
             one = series.get(key)
             if one is None:
-                one = series[key] = Series()
-            one.take(place, value, step)
+                low, total, n = (number, number or 0.0, 1) if finite else (None, 0.0, 0)
+                series[key] = Series(place, value, place, value, low, low, total, n, 1, step)
+                continue
+            one.count += 1
+            if self._after(place, one.last_place):
+                one.last_place, one.last = place, value
+            elif self._after(one.first_place, place):
+                one.first_place, one.first = place, value
+            if step is not None and (one.last_step is None or step > one.last_step):
+                one.last_step = step
+            if finite:
+                one.n += 1
+                one.sum += number  # type: ignore[operator]
+                if one.min is None or number < one.min:  # type: ignore[operator]
+                    one.min = number
+                if one.max is None or number > one.max:  # type: ignore[operator]
+                    one.max = number
+
+    def _after(self, place: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
+        """Whether the first place comes after the second."""
+        if place[0] != other[0]:
+            return place[0] > other[0]
+        return (self.names[place[1]], place[2]) > (self.names[other[1]], other[2])
+
+    def join(self, key: str, segment: str, more: Series) -> None:
+        """Add points that were summed up elsewhere, all of one segment: numbers of segments in `more` mean nothing."""
+        number = self._number(segment)
+        more.first_place = (more.first_place[0], number, more.first_place[2])
+        more.last_place = (more.last_place[0], number, more.last_place[2])
+        one = self.series.get(key)
+        if one is None:
+            self.series[key] = more
+            return
+        if self._after(more.last_place, one.last_place):
+            one.last_place, one.last = more.last_place, more.last
+        if self._after(one.first_place, more.first_place):
+            one.first_place, one.first = more.first_place, more.first
+        one.count, one.n, one.sum = one.count + more.count, one.n + more.n, one.sum + more.sum
+        one.last_step = max((step for step in (one.last_step, more.last_step) if step is not None), default=None)
+        one.min = min((v for v in (one.min, more.min) if v is not None), default=None)
+        one.max = max((v for v in (one.max, more.max) if v is not None), default=None)
 
     # -- being kept --------------------------------------------------------------------------------------------------
 
     def dump(self) -> bytes:
         """What is known of the run, for `load`."""
-        names: dict[str, int] = {}
-
-        def at(place: tuple[int, str, int] | None) -> Any:
-            return place and (place[0], names.setdefault(place[1], len(names)), place[2])
-
-        words = [
-            (*at(w.told.place), w.told.at, w.told.kind, w.told.by, w.told.via, w.told.writer == self.run_id, w.data)
-            for w in self.words
-        ]
-        series = [
-            (
-                key,
-                at(s.first_place),
-                _small(s.first),
-                at(s.last_place),
-                _small(s.last),
-                s.min,
-                s.max,
-                s.sum,
-                s.n,
-                s.count,
-                s.last_step,
-            )
-            for key, s in self.series.items()
-        ]
-        return _pack((self.run_id, list(names), self.clock, self.last_at, words, series))
+        series = self.series
+        if any(_is_long(one.first) or _is_long(one.last) for one in series.values()):
+            series = {
+                key: msgspec.structs.replace(one, first=_short(one.first), last=_short(one.last)) for key, one in series.items()
+            }
+        return _pack(_Packed(self.run_id, self.names, self.clock, self.last_at, self.words, series))
 
     @classmethod
     def load(cls, content: bytes) -> RunFold:
         """Take up what `dump` wrote."""
-        run_id, names, clock, last_at, words, series = _unpack(content)
-        names = [sys.intern(name) for name in names]
-        fold = cls(run_id)
-        fold.clock, fold.last_at = clock, last_at
-        for word_clock, segment, seq, moment, kind, by, via, own, data in words:
-            told = Told(word_clock, names[segment], seq, moment, kind, by, via, run_id if own else None)
-            fold.words.append(Word(told, data))
-        fold._sorted = False
-        for key, first_place, first, last_place, last, low, high, total, n, count, last_step in series:
-            one = fold.series[key] = Series()
-            one.first_place, one.first = first_place and (first_place[0], names[first_place[1]], first_place[2]), _large(first)
-            one.last_place, one.last = last_place and (last_place[0], names[last_place[1]], last_place[2]), _large(last)
-            one.min, one.max, one.sum, one.n, one.count, one.last_step = low, high, total, n, count, last_step
+        packed = _packed.decode(content)
+        fold = cls(packed.run_id)
+        fold.names, fold.clock, fold.last_at = packed.names, packed.clock, packed.last_at
+        fold.words, fold.series, fold._sorted = packed.words, packed.series, False
+        fold._numbers = {name: number for number, name in enumerate(packed.names)}
+        for one in packed.series.values():
+            if one.first.__class__ is list:
+                one.first = int(one.first[0])
+            if one.last.__class__ is list:
+                one.last = int(one.last[0])
         return fold
 
     # -- giving the state --------------------------------------------------------------------------------------------
@@ -245,29 +262,30 @@ class RunFold:
     @property
     def exists(self) -> bool:
         """Whether the run's start was seen; a note on a run that is not here makes no run."""
-        return any(word.told.kind == events.RunStarted.kind for word in self.words)
+        return any(word.kind == events.RunStarted.kind for word in self.words)
+
+    def place_of(self, word: Word) -> tuple[int, str, int]:
+        """Where an event stands in the order of all."""
+        return word.clock, self.names[word.segment], word.seq
 
     def state(self) -> RunState:
         """Replay its events."""
         if not self._sorted:
-            self.words.sort(key=_place_of)
+            self.words.sort(key=self.place_of)
             self._sorted = True
         state = RunState(self)
         for word in self.words:
-            HANDLERS[word.told.kind](state, word.told, word.event)
+            HANDLERS[word.kind](state, word, word.event)
         return state
 
 
-_place_of = attrgetter("told.clock", "told.segment", "told.seq")
+def _is_long(value: Any) -> bool:
+    """Whether a metric's value is an integer beyond the 64 bits that the packed form has."""
+    return value.__class__ is int and not -INT64_MAX <= value < INT64_MAX
 
 
-def _small(value: Any) -> Any:
-    """A metric's JSON value as the packed form takes it: it has integers of 64 bits only."""
-    return [str(value)] if isinstance(value, int) and not -INT64_MAX <= value < INT64_MAX else value
-
-
-def _large(value: Any) -> Any:
-    return int(value[0]) if isinstance(value, list) else value
+def _short(value: Any) -> Any:
+    return [str(value)] if _is_long(value) else value
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -301,162 +319,162 @@ class RunState:
         self._openings: list[Standing] = []
         self._standings: list[Standing] = []
         self._before: dict[str, Any] = {}
+        self._final_metrics: dict[str, Any] | None = None
 
-    def _own(self, told: Told) -> bool:
-        """Whether the run itself said it."""
-        return told.writer == self.fold.run_id
+    def _id(self, word: Word) -> str:
+        return f"{self.fold.names[word.segment]}:{word.seq}"
 
-    def _say(self, told: Told, field: str, value: Any, *, shown: bool) -> None:
+    def _say(self, word: Word, field: str, value: Any, *, shown: bool) -> None:
         """Remember what a field reads now, and that it was changed, where somebody did so after it was first set."""
         before = self._before
         overridden = field.startswith("params.") and field in before  # by the run itself, which sets them first
         if (shown or overridden) and before.get(field) != value:
             self.changes.append({
-                "event": told.event, "at": told.at, "by": told.by, "via": told.via, "kind": told.kind, "field": field,
+                "event": self._id(word), "at": word.at, "by": word.by, "via": word.via, "kind": word.kind, "field": field,
                 "old": before.get(field), "new": value,
             })  # fmt: skip
         before[field] = value
 
-    def _set(self, told: Told, field: str, value: Any, *, shown: bool = True) -> None:
+    def _set(self, word: Word, field: str, value: Any, *, shown: bool = True) -> None:
         self.fields[field] = value
-        self._say(told, field, value, shown=shown)
+        self._say(word, field, value, shown=shown)
         if field == "note":
-            self.notes.append({"event": told.event, "at": told.at, "by": told.by, "via": told.via, "note": value})
+            self.notes.append({"event": self._id(word), "at": word.at, "by": word.by, "via": word.via, "note": value})
 
-    def _take_params(self, told: Told, params: dict[str, Any], *, shown: bool) -> None:
+    def _take_params(self, word: Word, params: dict[str, Any], *, shown: bool) -> None:
         if not shown and not self.params:  # the first, and nearly always all
             self.params.update(params)
             self._before.update([("params." + key, value) for key, value in params.items()])
             return
         for key, value in params.items():
             self.params[key] = value
-            self._say(told, f"params.{key}", value, shown=shown)
+            self._say(word, f"params.{key}", value, shown=shown)
 
-    def _take_tags(self, told: Told, tags: dict[str, Any], *, shown: bool = True) -> None:
+    def _take_tags(self, word: Word, tags: dict[str, Any], *, shown: bool = True) -> None:
         for key, value in tags.items():
-            self.tags[key] = (value, told.at, told.by)
-            self._say(told, f"tags.{key}", value if value is not None else True, shown=shown)
+            self.tags[key] = (value, word.at, word.by)
+            self._say(word, f"tags.{key}", value if value is not None else True, shown=shown)
 
     # -- one handler per kind ----------------------------------------------------------------------------------------
 
-    def on_opened(self, _told: Told, event: events.SegmentOpened) -> None:
+    def on_opened(self, _word: Word, event: events.SegmentOpened) -> None:
         """The first header of the run tells who and where."""
         if self.origin is None:
             self.origin = event
 
-    def on_started(self, told: Told, event: events.RunStarted) -> None:
+    def on_started(self, word: Word, event: events.RunStarted) -> None:
         """Fields that are there count, as if each had been set."""
         if self.started is None:
-            self.started = (told.at, event.command)
-        self._openings.append(Standing(told.place, told.at, event.status))
+            self.started = (word.at, event.command)
+        self._openings.append(Standing(self.fold.place_of(word), word.at, event.status))
         for field in _FIELDS:
             value = getattr(event, field)
             if value is not None and value != "":
-                self._set(told, field, value, shown=False)
-        self._take_params(told, event.params, shown=False)
-        self._take_tags(told, event.tags, shown=False)
+                self._set(word, field, value, shown=False)
+        self._take_params(word, event.params, shown=False)
+        self._take_tags(word, event.tags, shown=False)
 
-    def on_resumed(self, told: Told, event: events.RunResumed) -> None:
+    def on_resumed(self, word: Word, event: events.RunResumed) -> None:
         """It goes on, perhaps elsewhere."""
-        self._openings.append(Standing(told.place, told.at, "running"))
+        self._openings.append(Standing(self.fold.place_of(word), word.at, "running"))
         for field in ("environment", "code"):
             if getattr(event, field) is not None:
-                self._set(told, field, getattr(event, field), shown=False)
-        self._take_params(told, event.params, shown=False)
+                self._set(word, field, getattr(event, field), shown=False)
+        self._take_params(word, event.params, shown=False)
 
-    def on_changed(self, told: Told, event: events.RunChanged) -> None:
+    def on_changed(self, word: Word, event: events.RunChanged) -> None:
         """Fields that are there count."""
         for field in ("name", "description", "group", "project", "dataset", "wandb_url"):
             value = getattr(event, field)
             if value is not None:
-                self._set(told, field, value, shown=not self._own(told))
+                self._set(word, field, value, shown=not word.own)
         if event.status is not None:
-            self._standings.append(Standing(told.place, told.at, event.status))
-            self._say(told, "status", event.status, shown=True)
+            self._standings.append(Standing(self.fold.place_of(word), word.at, event.status))
+            self._say(word, "status", event.status, shown=True)
 
-    def on_params(self, told: Told, event: events.ParametersAdded) -> None:
+    def on_params(self, word: Word, event: events.ParametersAdded) -> None:
         """The last value counts."""
-        self._take_params(told, event.params, shown=not self._own(told))
+        self._take_params(word, event.params, shown=not word.own)
 
-    def on_described(self, _told: Told, event: events.MetricDescribed) -> None:
+    def on_described(self, _word: Word, event: events.MetricDescribed) -> None:
         """The last description counts, and takes an earlier goal away."""
         self.goals[event.key] = event.goal
 
-    def on_summary(self, _told: Told, event: events.SummarySet) -> None:
+    def on_summary(self, _word: Word, event: events.SummarySet) -> None:
         """Numbers among them are final metrics."""
         self.summary.update(event.values)
 
-    def on_artifact(self, told: Told, event: events.ArtifactAdded) -> None:
+    def on_artifact(self, word: Word, event: events.ArtifactAdded) -> None:
         """One more version of a file."""
         version = 1 + sum(1 for one in self.artifacts if one["path"] == event.path) if event.path in self.trashed_files else 1
         self.artifacts.append({
             "path": event.path, "logged": event.logged, "kind": event.type, "name": event.path.rpartition("/")[2],
-            "size": event.size, "sha256": event.sha256, "version": version, "at": told.at, "trashed": False,
+            "size": event.size, "sha256": event.sha256, "version": version, "at": word.at, "trashed": False,
             "reference": event.reference,
         })  # fmt: skip
         self.trashed_files[event.path] = False
 
-    def on_artifact_trashed(self, told: Told, event: events.ArtifactTrashed) -> None:
+    def on_artifact_trashed(self, word: Word, event: events.ArtifactTrashed) -> None:
         """Every version of the path is in the trash."""
         self.trashed_files[event.path] = True
-        self._say(told, f"artifacts.{event.path}", "trashed", shown=True)
+        self._say(word, f"artifacts.{event.path}", "trashed", shown=True)
 
-    def on_artifact_restored(self, told: Told, event: events.ArtifactRestored) -> None:
+    def on_artifact_restored(self, word: Word, event: events.ArtifactRestored) -> None:
         """Every version is there again."""
         self.trashed_files[event.path] = False
-        self._say(told, f"artifacts.{event.path}", "there", shown=True)
+        self._say(word, f"artifacts.{event.path}", "there", shown=True)
 
-    def on_finished(self, told: Told, event: events.RunFinished) -> None:
+    def on_finished(self, word: Word, event: events.RunFinished) -> None:
         """The end, with metrics that count above all others."""
-        self._standings.append(Standing(told.place, told.at, event.status, event.error))
+        self._standings.append(Standing(self.fold.place_of(word), word.at, event.status, event.error))
         self.final.update(event.final_metrics)
 
-    def on_environment(self, told: Told, event: events.EnvironmentCaptured) -> None:
+    def on_environment(self, word: Word, event: events.EnvironmentCaptured) -> None:
         """A digest."""
-        self._set(told, "environment", event.environment, shown=False)
+        self._set(word, "environment", event.environment, shown=False)
 
-    def on_code(self, told: Told, event: events.CodeCaptured) -> None:
+    def on_code(self, word: Word, event: events.CodeCaptured) -> None:
         """A digest, and what its blob says, for those who have not got it."""
         self.codes[event.code] = event
-        self._set(told, "code", event.code, shown=False)
+        self._set(word, "code", event.code, shown=False)
 
-    def on_note(self, told: Told, event: events.NoteChanged) -> None:
+    def on_note(self, word: Word, event: events.NoteChanged) -> None:
         """One more version of the note."""
-        self._set(told, "note", event.note)
+        self._set(word, "note", event.note)
 
-    def on_tags(self, told: Told, event: events.TagsChanged) -> None:
+    def on_tags(self, word: Word, event: events.TagsChanged) -> None:
         """Set, then removed."""
-        self._take_tags(told, event.set)
+        self._take_tags(word, event.set)
         for key in event.removed:
             self.tags.pop(key, None)
-            self._say(told, f"tags.{key}", None, shown=True)
+            self._say(word, f"tags.{key}", None, shown=True)
 
-    def on_flagged(self, told: Told, event: events.RunFlagged) -> None:
+    def on_flagged(self, word: Word, event: events.RunFlagged) -> None:
         """A bare tag, and the note that begins with it."""
-        self._take_tags(told, {event.flag: None})
-        self._set(told, "note", event.note)
+        self._take_tags(word, {event.flag: None})
+        self._set(word, "note", event.note)
 
-    def on_renamed(self, told: Told, event: events.RunRenamed) -> None:
+    def on_renamed(self, word: Word, event: events.RunRenamed) -> None:
         """Another name."""
-        self._set(told, "name", event.name)
+        self._set(word, "name", event.name)
 
-    def on_trashed(self, told: Told, _event: events.RunTrashed) -> None:
+    def on_trashed(self, word: Word, _event: events.RunTrashed) -> None:
         """In the trash."""
-        self._set(told, "trashed", True)
+        self._set(word, "trashed", True)
 
-    def on_restored(self, told: Told, _event: events.RunRestored) -> None:
+    def on_restored(self, word: Word, _event: events.RunRestored) -> None:
         """Out of it."""
-        self._set(told, "trashed", False)
+        self._set(word, "trashed", False)
 
-    def on_protected(self, told: Told, _event: events.RunProtected) -> None:
+    def on_protected(self, word: Word, _event: events.RunProtected) -> None:
         """Cannot be trashed."""
-        self._set(told, "protected", True)
+        self._set(word, "protected", True)
 
-    def on_unprotected(self, told: Told, _event: events.RunUnprotected) -> None:
+    def on_unprotected(self, word: Word, _event: events.RunUnprotected) -> None:
         """Can."""
-        self._set(told, "protected", False)
+        self._set(word, "protected", False)
 
-    def on_dropped(self, _told: Told, event: events.WritesDropped) -> None:
+    def on_dropped(self, _word: Word, event: events.WritesDropped) -> None:
         """Counted."""
         self.dropped += event.count
 
@@ -474,17 +492,20 @@ class RunState:
 
     def final_metrics(self) -> dict[str, Any]:
         """The value given at the end, over `run.summary`, over the last logged value, by metric."""
+        if self._final_metrics is not None:
+            return self._final_metrics
         found = {key: series.last for key, series in self.fold.series.items()}
         found.update({key: value for key, value in self.summary.items() if _is_number(value)})
         found.update(self.final)
-        return dict(sorted(found.items()))
+        self._final_metrics = dict(sorted(found.items()))
+        return self._final_metrics
 
     def files(self) -> list[dict[str, Any]]:
         """Every version of every artifact, oldest first."""
         return [{**one, "trashed": self.trashed_files[one["path"]]} for one in self.artifacts]
 
 
-HANDLERS: dict[str, Callable[[RunState, Told, Any], None]] = {
+HANDLERS: dict[str, Callable[[RunState, Word, Any], None]] = {
     "segment.opened": RunState.on_opened, "run.started": RunState.on_started, "run.resumed": RunState.on_resumed,
     "run.changed": RunState.on_changed, "parameters.added": RunState.on_params, "metric.described": RunState.on_described,
     "summary.set": RunState.on_summary, "artifact.added": RunState.on_artifact,
@@ -507,24 +528,24 @@ class ProjectFold:
         self.project_id = project_id
         self.first_name: tuple[tuple[int, str, int], str] | None = None
         self.created_at: datetime | None = None
-        self.words: list[Word] = []
+        self.words: list[tuple[Told, bytes]] = []
 
-    def name(self, told: Told, name: str) -> None:
+    def name(self, place: tuple[int, str, int], at: datetime, name: str) -> None:
         """A run or a person named the project."""
-        if self.first_name is None or told.place < self.first_name[0]:
-            self.first_name = (told.place, name)
-        self.created_at = told.at if self.created_at is None else min(self.created_at, told.at)
+        if self.first_name is None or place < self.first_name[0]:
+            self.first_name = (place, name)
+        self.created_at = at if self.created_at is None else min(self.created_at, at)
 
     def take(self, told: Told, data: msgspec.Raw) -> None:
         """Add one event about the project."""
-        word = Word(told, bytes(data))
-        if isinstance(word.event, events.ProjectCreated):
-            self.name(told, word.event.name)
-        self.words.append(word)
+        event = _decoders[told.kind].decode(data)
+        if isinstance(event, events.ProjectCreated):
+            self.name(told.place, told.at, event.name)
+        self.words.append((told, bytes(data)))
 
     def dump(self) -> Any:
         """What is known of the project, for `load`."""
-        return self.project_id, self.first_name, self.created_at, [(word.told, word.data) for word in self.words]
+        return self.project_id, self.first_name, self.created_at, self.words
 
     @classmethod
     def load(cls, content: Any) -> ProjectFold:
@@ -534,7 +555,7 @@ class ProjectFold:
         if first_name is not None:
             fold.first_name = (tuple(first_name[0]), first_name[1])
         fold.created_at = msgspec.convert(created_at, datetime | None)
-        fold.words = [Word(*msgspec.convert(word, tuple[Told, bytes])) for word in words]
+        fold.words = [msgspec.convert(word, tuple[Told, bytes]) for word in words]
         return fold
 
     def replay(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -543,8 +564,8 @@ class ProjectFold:
         now: dict[str, Any] = {}
         before: dict[str, Any] = {"name": first}
         changes: list[dict[str, Any]] = []
-        for word in sorted(self.words, key=_place_of):
-            told, event = word.told, word.event
+        for told, data in sorted(self.words, key=lambda word: word[0].place):
+            event: Any = _decoders[told.kind].decode(data)
             if isinstance(event, events.ProjectTrashed | events.ProjectRestored):
                 said: dict[str, Any] = {"trashed": isinstance(event, events.ProjectTrashed)}
             else:

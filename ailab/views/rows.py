@@ -21,7 +21,7 @@ from ..errors import AilabError
 from .fold import ENDED, as_double
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
     from datetime import datetime
 
     import duckdb
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 HOT_MAX = 1000
 """Parameters and metrics that have a column of their own."""
-ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_DIGITS = {c: i for i, c in enumerate(ALPHABET)}
+ALPHABET = frozenset("0123456789abcdefghjkmnpqrstvwxyz")
+_BASE_32 = str.maketrans("0123456789abcdefghjkmnpqrstvwxyz", "0123456789abcdefghijklmnopqrstuv")
 _ID_LENGTH = 26
 _SPECIAL = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _encode = msgspec.json.Encoder().encode
@@ -46,11 +46,8 @@ project_of = functools.lru_cache(maxsize=4096)(events.project_id)
 
 def uid_of(run_id: str) -> str:
     """The run's id as a UUID, which a catalogue finds without an index: ids of ours are 128 bits in order of time."""
-    if len(run_id) == _ID_LENGTH and run_id[0] <= "7" and _DIGITS.keys() >= set(run_id):
-        number = 0
-        for c in run_id:
-            number = number << 5 | _DIGITS[c]
-        digits = f"{number:032x}"
+    if len(run_id) == _ID_LENGTH and run_id[0] <= "7" and ALPHABET.issuperset(run_id):
+        digits = f"{int(run_id.translate(_BASE_32), 32):032x}"
     else:
         digits = hashlib.sha256(run_id.encode("utf-8", "backslashreplace")).hexdigest()[:32]
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
@@ -177,10 +174,8 @@ class RunRows:
         """The run as a row, without its columns for parameters and metrics."""
         standing, fields = state.standing(), state.fields
         started_at, command = state.started or (None, "")
-        final = state.final_metrics()
         code, environment, name = fields.get("code"), fields.get("environment"), fields.get("project")
         self.documents.environment(environment, fold.run_id)
-        git_hash = self.documents.git_hash(code, state.codes.get(code or ""), fold.run_id)
         files = state.files()
         own_trashed = bool(fields.get("trashed", False))
         row = {
@@ -189,17 +184,17 @@ class RunRows:
             "started_at": started_at, "ended_at": standing.at if standing.status in ENDED else None, "last_at": fold.last_at,
             "user": state.origin and state.origin.user, "host": state.origin and state.origin.host, "seed": fields.get("seed"),
             "group": fields.get("group"), "parent_run_id": fields.get("parent"), "dataset_id": fields.get("dataset"),
-            "environment_id": environment, "code_id": code, "git_hash": git_hash, "command": command,
+            "environment_id": environment, "code_id": code,
+            "git_hash": self.documents.git_hash(code, state.codes.get(code or ""), fold.run_id), "command": command,
             "wandb_url": fields.get("wandb_url"), "note": fields.get("note"), "description": fields.get("description"),
             "error": standing.error, "trashed": own_trashed or bool(project and project[1]), "own_trashed": own_trashed,
             "protected": bool(fields.get("protected", False)), "dropped": state.dropped,
             "has_artifacts": any(not file["trashed"] for file in files),
-            "metrics": {k: v for k, v in ((k, _double(v)) for k, v in final.items()) if v is not None},
-            "goals": {k: v for k, v in state.goals.items() if v},
-            "tags": [{"key": k, "value": text_of(v), "at": at, "by": by} for k, (v, at, by) in sorted(state.tags.items())],
-            "notes": state.notes, "artifacts": files, "changes": state.changes,
+            "goals": _text({k: v for k, v in state.goals.items() if v}), "notes": _text(state.notes), "changes": _text(state.changes),
+            "tags": _text([{"key": k, "value": text_of(v), "at": at, "by": by} for k, (v, at, by) in sorted(state.tags.items())]),
+            "artifacts": _text(files),
         }  # fmt: skip
-        row["detail"] = _encode(_detail(fold, state, row, final)).decode()
+        row["detail"] = _encode(_detail(fold, state, row, files)).decode()
         return row
 
     def write(
@@ -224,22 +219,13 @@ class RunRows:
             state = fold.state()
             name = state.fields.get("project")
             row = self.row(fold, state, projects.get(project_of(name)) if name else None)
-            row["_params"] = {key: state.params[key] for key in sorted(state.params)}
-            keys = None if fold.run_id in uncounted else keys_of(row)
+            keys = None if fold.run_id in uncounted else [] if row["trashed"] else keys_of(state)
             if keys is not None:
                 self.keys.update(keys)
             rows.append(row)
             written.append(Written(row["run_id"], row["status"] not in ENDED, keys))
-        self._add_columns(rows)
-        for row in rows:
-            for key, value in row.pop("_params").items():
-                column = self.hot.get(("params", key))
-                if column:
-                    row[column] = text_of(value)
-            for key, value in row["metrics"].items():
-                column = self.hot.get(("metrics", key))
-                if column:
-                    row[column] = value
+            self._fill(row, "params", state.params, text_of)
+            self._fill(row, "metrics", state.final_metrics(), _double)
         insert(self.con, f"{self.schema}.run_table", rows, self._types())
         return written
 
@@ -249,32 +235,32 @@ class RunRows:
             self._known_types = columns_of(self.con, f"{self.schema}.run_table")
         return self._known_types
 
-    def _add_columns(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Give new names a column, as long as there is room."""
-        if len(self.hot) >= HOT_MAX:
-            return
-        for row in rows:
-            for table, names in (("params", row["_params"]), ("metrics", row["metrics"])):
-                for key in names:
-                    if (table, key) not in self.hot and len(self.hot) < HOT_MAX:
-                        self._add_column(table, key)
+    def _fill(self, row: dict[str, Any], table: str, values: Mapping[str, Any], as_column: Callable[[Any], Any]) -> None:
+        """Put values into their columns; a new name gets one, as long as there is room."""
+        hot = self.hot
+        for key, value in values.items():
+            column = hot.get((table, key))
+            if column is None:
+                if len(hot) >= HOT_MAX:
+                    continue
+                column = self._add_column(table, key)
+            row[column] = as_column(value)
 
-    def _add_column(self, table: str, key: str) -> None:
+    def _add_column(self, table: str, key: str) -> str:
         column = f"{table[0]}{len(self.hot)}"
         kind = "VARCHAR" if table == "params" else "DOUBLE"
         self.con.execute(f"ALTER TABLE {self.schema}.run_table ADD COLUMN {column} {kind}")
         insert(self.con, f"{self.schema}.column_table", [{"kind": table, "key": key, "column_name": column}])
         self.hot[table, key] = column
         self._known_types = {}
+        return column
 
 
-def keys_of(row: dict[str, Any]) -> list[Key]:
-    """The names that a row counts for: none, if it is in the trash."""
-    if row["trashed"]:
-        return []
-    found = [("params", key, type_of(value)) for key, value in row["_params"].items()]
-    found += [("metrics", key, "DOUBLE") for key in row["metrics"]]
-    return found + [("goals", key, goal) for key, goal in row["goals"].items()]
+def keys_of(state: RunState) -> list[Key]:
+    """The names that a run counts for while it is not in the trash."""
+    found = [("params", key, type_of(value)) for key, value in state.params.items()]
+    found += [("metrics", key, "DOUBLE") for key, value in state.final_metrics().items() if as_double(value) is not None]
+    return found + [("goals", key, goal) for key, goal in state.goals.items() if goal]
 
 
 def type_of(value: Any) -> str:
@@ -291,25 +277,35 @@ def type_of(value: Any) -> str:
 def _double(value: Any) -> Any:
     """A final metric as JSON that fits a DOUBLE; None where it is no number."""
     found = as_double(value)
-    return _SPECIAL.get(str(found), found)
+    return found if found is None or found - found == 0 else _SPECIAL[str(found)]
 
 
-def _detail(fold: RunFold, state: RunState, row: dict[str, Any], final: dict[str, Any]) -> dict[str, Any]:
+def _text(value: Any) -> str | None:
+    """A list or object as JSON text; None where it is empty."""
+    return _encode(value).decode() if value else None
+
+
+def _detail(fold: RunFold, state: RunState, row: dict[str, Any], files: list[dict[str, Any]]) -> dict[str, Any]:
     """All of a run's answer but what depends on its project, on documents and on who lives."""
     started = stamp(row["started_at"])
-    same = ("command", "dataset_id", "wandb_url", "note", "project_id", "description", "group", "parent_run_id", "seed", "user",
-            "host", "error", "environment_id", "protected")  # fmt: skip
-    return {
+    found = {name: row[name] for name in _SAME}
+    found.update({
         "run_id": fold.run_id, "timestamp": started, "started_at": started, "name": row["name"] or "",
-        "params": {key: state.params[key] for key in sorted(state.params)}, "final_metrics": final,
-        "tags": {tag["key"]: tag["value"] for tag in row["tags"]}, "points_dropped": row["dropped"],
+        "params": dict(sorted(state.params.items())), "final_metrics": state.final_metrics(),
+        "tags": {key: text_of(value) for key, (value, _, _) in sorted(state.tags.items())}, "points_dropped": row["dropped"],
         "artifact_files": [
             {k: file[k] for k in ("path", "name", "kind", "size", "sha256", "version", "trashed")} | {"at": stamp(file["at"])}
-            for file in reversed(row["artifacts"])
+            for file in reversed(files)
         ],
-        "artifacts": list(dict.fromkeys(file["logged"] for file in row["artifacts"] if not file["trashed"])),
-        **{name: row[name] for name in same},
-    }  # fmt: skip
+        "artifacts": list(dict.fromkeys(file["logged"] for file in files if not file["trashed"])),
+    })  # fmt: skip
+    return found
+
+
+_SAME = (
+    "command", "dataset_id", "wandb_url", "note", "project_id", "description", "group", "parent_run_id", "seed", "user", "host",
+    "error", "environment_id", "protected",
+)  # fmt: skip
 
 
 # -- inserting ---------------------------------------------------------------------------------------------------------

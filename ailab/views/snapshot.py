@@ -30,7 +30,7 @@ from .. import blobs, commits, events
 from ..errors import DamageError
 from ..segments import Span, stated_crc
 from ..store import run_of_segment, segment_name, sync_folder
-from .fold import VERSION, ProjectFold, RunFold, as_double
+from .fold import VERSION, ProjectFold, RunFold
 from .rows import Documents, RunRows, insert, keys_of, one_row, project_of, uid_of
 from .tables import CHUNK, Tables, literal
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..store import Store
     from .rows import Key
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when the tables of a snapshot change."""
 KEEP_SECONDS = 600.0
 """An older snapshot is kept so long after a newer one is there, for readers that are just opening it."""
@@ -233,9 +233,10 @@ def _remove_others(made: Snapshot) -> None:
                     os.unlink(entry.path)
 
 
-def attach(con: duckdb.DuckDBPyConnection, path: str, name: str, *, read_only: bool) -> None:
-    """Attach a DuckDB file under a name."""
-    con.execute(f"ATTACH {literal(path)} AS {name}{' (READ_ONLY)' if read_only else ''}")
+def attach(con: duckdb.DuckDBPyConnection, path: str, name: str, *, read_only: bool, lasting: bool = True) -> None:
+    """Attach a DuckDB file under a name; what need not last is written without a log and a flush."""
+    how = " (READ_ONLY)" if read_only else "" if lasting else " (RECOVERY_MODE no_wal_writes)"
+    con.execute(f"ATTACH {literal(path)} AS {name}{how}")
 
 
 class _Maker:
@@ -414,9 +415,9 @@ class _Maker:
 
     def _name_projects(self, fold: RunFold) -> None:
         for word in fold.words:
-            if word.told.kind in {"run.started", "run.changed"} and word.event.project:
+            if word.kind in {"run.started", "run.changed"} and word.event.project:
                 project = project_of(word.event.project)
-                self.projects.setdefault(project, ProjectFold(project)).name(word.told, word.event.project)
+                self.projects.setdefault(project, ProjectFold(project)).name(fold.place_of(word), word.at, word.event.project)
 
     def _project(self, told: Any, data: bytes) -> None:
         try:
@@ -515,18 +516,15 @@ def state_keys(fold: RunFold, projects: Mapping[str, tuple[str, bool]]) -> list[
     name = state.fields.get("project")
     if state.fields.get("trashed") or (name and projects.get(project_of(name), ("", False))[1]):
         return []
-    metrics = {key: value for key, value in state.final_metrics().items() if as_double(value) is not None}
-    goals = {key: goal for key, goal in state.goals.items() if goal}
-    return keys_of({"trashed": False, "_params": state.params, "metrics": metrics, "goals": goals})
+    return keys_of(state)
 
 
 def crash(con: duckdb.DuckDBPyConnection, runs: Sequence[str]) -> None:
     """Show runs as crashed: no end, and nobody writes them any more."""
     if runs:
         con.execute(
-            "UPDATE base.run_table SET status = 'crashed', ended_at = last_at WHERE uid IN (SELECT unnest($1::UUID[])) "
-            "AND run_id IN (SELECT unnest($2::VARCHAR[]))",
-            [[uid_of(run) for run in runs], list(runs)],
+            "UPDATE base.run_table SET status = 'crashed', ended_at = last_at WHERE uid IN (SELECT unnest($1::UUID[]))",
+            [[uid_of(run) for run in runs]],
         )
 
 

@@ -286,11 +286,7 @@ class Tables:
             if run in wanted:
                 fold = _fold_of(folds, run)
                 fold.seen(clock, at, run_of_segment(segment))
-                one = fold.series.get(key)
-                if one is None:
-                    fold.series[key] = series
-                else:
-                    one.join(series)
+                fold.join(key, segment, series)
         return problems
 
     def _series(
@@ -319,12 +315,9 @@ class Tables:
 
 
 def _series_of(row: Sequence[Any], kind: str) -> Series:
-    segment, first, first_clock, first_seq, last, last_clock, last_seq, low, high, total, n, count, step = row[1:14]
-    series = Series()
-    series.first_place, series.last_place = (first_clock, segment, first_seq), (last_clock, segment, last_seq)
-    series.first, series.last = (as_logged(value, kind) for value in (first, last))
-    series.min, series.max, series.sum, series.n, series.count, series.last_step = low, high, total or 0.0, n, count, step
-    return series
+    first, first_clock, first_seq, last, last_clock, last_seq, low, high, total, n, count, step = row[2:14]
+    first, last = (as_logged(value, kind) for value in (first, last))
+    return Series((first_clock, 0, first_seq), first, (last_clock, 0, last_seq), last, low, high, total or 0.0, n, count, step)
 
 
 _WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}

@@ -10,13 +10,7 @@ CREATE TABLE base.run_table (
     ended_at TIMESTAMP, last_at TIMESTAMP, "user" VARCHAR, host VARCHAR, seed HUGEINT, "group" VARCHAR, parent_run_id VARCHAR,
     dataset_id VARCHAR, environment_id VARCHAR, code_id VARCHAR, git_hash VARCHAR, command VARCHAR, wandb_url VARCHAR,
     note VARCHAR, description VARCHAR, error VARCHAR, trashed BOOLEAN, own_trashed BOOLEAN, protected BOOLEAN, dropped BIGINT,
-    has_artifacts BOOLEAN, metrics MAP(VARCHAR, DOUBLE), goals MAP(VARCHAR, VARCHAR),
-    tags STRUCT("key" VARCHAR, "value" VARCHAR, "at" TIMESTAMP, "by" VARCHAR)[],
-    notes STRUCT("event" VARCHAR, "at" TIMESTAMP, "by" VARCHAR, via VARCHAR, note VARCHAR)[],
-    artifacts STRUCT(path VARCHAR, logged VARCHAR, kind VARCHAR, "name" VARCHAR, "size" BIGINT, sha256 VARCHAR, "version" BIGINT,
-                     "at" TIMESTAMP, trashed BOOLEAN, reference BOOLEAN)[],
-    changes STRUCT("event" VARCHAR, "at" TIMESTAMP, "by" VARCHAR, via VARCHAR, kind VARCHAR, field VARCHAR, old JSON, "new" JSON)[],
-    detail VARCHAR
+    has_artifacts BOOLEAN, goals VARCHAR, tags VARCHAR, notes VARCHAR, artifacts VARCHAR, changes VARCHAR, detail VARCHAR
 );
 CREATE TABLE base.project_table (project_id VARCHAR, name VARCHAR, description VARCHAR, created_at TIMESTAMP, trashed BOOLEAN);
 CREATE TABLE base.project_change_table (
@@ -55,8 +49,19 @@ CREATE TABLE purged_table (run_id VARCHAR);
 CREATE OR REPLACE VIEW run_now AS
 SELECT run_id, name, project_id, project, status, started_at, ended_at, last_at, "user", host, seed, "group", parent_run_id, dataset_id,
        environment_id, code_id, git_hash, command, wandb_url, note, description, error, trashed, own_trashed, protected, dropped,
-       has_artifacts, metrics, goals, tags, notes, artifacts, changes, detail::JSON -> '$.params' AS params,
-       detail::JSON -> '$.final_metrics' AS final_metrics
+       has_artifacts,
+       map_from_entries(list_transform(
+           list_filter(map_entries(from_json(detail::JSON -> '$.final_metrics', '"MAP(VARCHAR,JSON)"')),
+                       lambda e: TRY_CAST(e.value ->> '$' AS DOUBLE) IS NOT NULL OR e.value IN ('true', 'false')),
+           lambda e: {k: e.key, v: CASE e.value WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST(e.value ->> '$' AS DOUBLE) END}
+       )) AS metrics,
+       from_json(tags, '[{"key":"VARCHAR","value":"VARCHAR","at":"TIMESTAMP","by":"VARCHAR"}]') AS tags,
+       from_json(notes, '[{"event":"VARCHAR","at":"TIMESTAMP","by":"VARCHAR","via":"VARCHAR","note":"VARCHAR"}]') AS notes,
+       from_json(artifacts, '[{"path":"VARCHAR","logged":"VARCHAR","kind":"VARCHAR","name":"VARCHAR","size":"BIGINT","sha256":"VARCHAR",
+                               "version":"BIGINT","at":"TIMESTAMP","trashed":"BOOLEAN","reference":"BOOLEAN"}]') AS artifacts,
+       from_json(changes, '[{"event":"VARCHAR","at":"TIMESTAMP","by":"VARCHAR","via":"VARCHAR","kind":"VARCHAR","field":"VARCHAR",
+                             "old":"JSON","new":"JSON"}]') AS changes,
+       detail::JSON -> '$.params' AS params, detail::JSON -> '$.final_metrics' AS final_metrics
 FROM base.run_table;
 CREATE OR REPLACE VIEW summary_now AS
 SELECT * FROM more.summary_table ANTI JOIN touched_table USING (run_id) UNION ALL SELECT * FROM summary_table;
@@ -155,7 +160,7 @@ COMMENT ON COLUMN metric_summary.count IS 'number of points';
 COMMENT ON COLUMN metric_summary.last_step IS 'greatest step given';
 
 CREATE OR REPLACE VIEW tags AS
-SELECT run_id, t."key" AS key, t."value" AS value, t."at" AS "at", t."by" AS "by" FROM (SELECT run_id, unnest(tags) AS t FROM base.run_table);
+SELECT run_id, t."key" AS key, t."value" AS value, t."at" AS "at", t."by" AS "by" FROM (SELECT run_id, unnest(tags) AS t FROM run_now WHERE tags IS NOT NULL);
 COMMENT ON VIEW tags IS 'one row per run and tag that is set';
 COMMENT ON COLUMN tags.run_id IS 'the run''s id';
 COMMENT ON COLUMN tags.key IS 'the tag';
@@ -165,7 +170,7 @@ COMMENT ON COLUMN tags."by" IS 'who set it, where that is known';
 
 CREATE OR REPLACE VIEW notes AS
 SELECT run_id, n."event" AS event, n."at" AS "at", n."by" AS "by", n.via AS via, n.note AS note
-FROM (SELECT run_id, unnest(notes) AS n FROM base.run_table);
+FROM (SELECT run_id, unnest(notes) AS n FROM run_now WHERE notes IS NOT NULL);
 COMMENT ON VIEW notes IS 'every version of every note';
 COMMENT ON COLUMN notes.run_id IS 'the run''s id';
 COMMENT ON COLUMN notes.event IS 'id of the event, SEGMENT:SEQ';
@@ -177,7 +182,7 @@ COMMENT ON COLUMN notes.note IS 'the note';
 CREATE OR REPLACE VIEW artifacts AS
 SELECT run_id, a.path AS path, a.kind AS kind, a."name" AS name, a."size" AS size, a.sha256 AS sha256, a."version" AS version,
        a."at" AS "at", a.trashed AS trashed
-FROM (SELECT run_id, unnest(artifacts) AS a FROM base.run_table);
+FROM (SELECT run_id, unnest(artifacts) AS a FROM run_now WHERE artifacts IS NOT NULL);
 COMMENT ON VIEW artifacts IS 'one row per version of a file of a run';
 COMMENT ON COLUMN artifacts.run_id IS 'the run''s id';
 COMMENT ON COLUMN artifacts.path IS 'its place in the run';
@@ -208,7 +213,7 @@ COMMENT ON COLUMN environments.host IS 'name of the machine';
 CREATE OR REPLACE VIEW changes AS
 SELECT c."event" AS event, c."at" AS "at", c."by" AS "by", c.via AS via, run_id, c.kind AS kind, c.field AS field,
        coalesce(c.old ->> '$', CAST(c.old AS VARCHAR)) AS old, coalesce(c."new" ->> '$', CAST(c."new" AS VARCHAR)) AS "new"
-FROM (SELECT run_id, unnest(changes) AS c FROM base.run_table)
+FROM (SELECT run_id, unnest(changes) AS c FROM run_now WHERE changes IS NOT NULL)
 UNION ALL
 SELECT "event", "at", "by", via, NULL, kind, field, coalesce(old ->> '$', CAST(old AS VARCHAR)), coalesce("new" ->> '$', CAST("new" AS VARCHAR))
 FROM base.project_change_table;

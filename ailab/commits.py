@@ -46,7 +46,7 @@ class Column(msgspec.Struct, frozen=True):
     type: Literal["float", "int", "json"]
 
 
-class Shape(msgspec.Struct, frozen=True, omit_defaults=True):
+class Shape(msgspec.Struct, frozen=True):
     """The form of a point: numbers of its value columns in the line's order, and whether it has a step and a time."""
 
     columns: tuple[int, ...]

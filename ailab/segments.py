@@ -63,7 +63,7 @@ def reason_of(problem: OSError) -> str:
     return f"{errno.errorcode.get(problem.errno or 0, 'error')}, {problem.strerror or problem}"
 
 
-class Envelope(msgspec.Struct):
+class Envelope(msgspec.Struct, gc=False):
     """A line as a reader first sees it: the payload still as bytes."""
 
     seq: int
@@ -83,7 +83,7 @@ _header_decoder = msgspec.json.Decoder(events.SegmentOpened)
 _footer_decoder = msgspec.json.Decoder(events.SegmentSealed)
 
 
-class Span(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Span(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes `start` to `end` of a segment, and what a reader of it knows at `end`.
 
     `sha256` is that of the segment from its first byte up to `end`; `line` and `lines` count all lines before `start` and
@@ -191,7 +191,7 @@ class Segment:
         if envelope.seq >= self.seq:
             if envelope.seq == self.seq and envelope.prev != self.crc:
                 self._report("gap", line, "the line does not follow the one before it")
-            elif envelope.seq == self.seq:
+            elif self._doubtful and envelope.seq == self.seq:
                 self._clear_doubtful()
             self.seq, self.crc = envelope.seq + 1, crc
         self._doubtful = 0

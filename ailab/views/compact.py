@@ -1,0 +1,328 @@
+"""Compaction: segments that nobody writes any more become tables, and go an hour later.
+
+Who works: one process at a time, by the claim `compaction`; two at once would waste work, not count anything twice. In order:
+ruined records whose bytes are elsewhere are removed, dead segments closed, sealed and closed ones rewritten in batches of bounded
+size, many small records made one, and what was replaced long enough ago removed. Each batch is committed by itself, so a
+compaction that is killed or fails at any instruction has lost no event and counts none twice; the next one removes what it left.
+What is not taken: live segments, damaged ones, those in a newer format, copies under another name. They stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from .. import claims, closing, commits, events
+from ..journal import Writer
+from ..leftovers import Held, remove_orphans, remove_records, remove_ruined, remove_segments
+from ..segments import Segment, Span, reason_of
+from . import record
+from .batch import INT_MAX, Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from ..claims import Claim
+    from ..segments import Envelope
+    from ..store import Store
+
+CLAIM = "compaction"
+GRACE_SECONDS = 3600.0
+"""How long replaced segments and records stay: longer than a copy of the store takes."""
+ORPHAN_SECONDS = 3600.0
+"""Age from which a table that no record names is taken as left behind."""
+BATCH_BYTES = 256 << 20
+"""Bytes of segments that go into one record, about; they take half of that in memory."""
+BATCH_SEGMENTS = 4096
+MERGE_RECORDS = 16
+"""So many small records of one level are made one."""
+
+
+class Left(msgspec.Struct, frozen=True):
+    """A segment or record that was left as it is, and why."""
+
+    name: str
+    why: str
+
+
+class Compaction(msgspec.Struct, kw_only=True):
+    """What a compaction did.
+
+    `bytes_before` is the size of what was rewritten, `bytes_after` that of its tables and records; `removed` and `removed_bytes`
+    count files of replaced segments and records. `busy` says who is compacting instead, and then nothing was done.
+    """
+
+    segments: int = 0
+    lines: int = 0
+    points: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    commits: int = 0
+    merged: int = 0
+    closed: int = 0
+    live: int = 0
+    removed: int = 0
+    removed_bytes: int = 0
+    orphans: int = 0
+    seconds: float = 0.0
+    left: list[Left] = []
+    busy: str | None = None
+
+
+class _Found(NamedTuple):
+    """A segment that can be rewritten: the span, and its lines."""
+
+    span: Span
+    lines: list[tuple[bytes, Envelope | None]]
+
+
+class _LeftError(Exception):
+    """This segment is left as it is, for the reason that is the text."""
+
+
+class _Live(Exception):  # noqa: N818  (nothing is wrong)
+    """This segment is still being written."""
+
+
+def compact(
+    store: Store,
+    *,
+    grace_s: float = GRACE_SECONDS,
+    orphan_s: float = ORPHAN_SECONDS,
+    batch_bytes: int = BATCH_BYTES,
+    batch_segments: int = BATCH_SEGMENTS,
+    max_commits: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Compaction:
+    """Rewrite what nobody writes any more as tables, and remove what was replaced `grace_s` ago.
+
+    Args:
+        store: the store.
+        grace_s: seconds that replaced segments and records stay.
+        orphan_s: age in seconds from which a table that no record names is removed.
+        batch_bytes: bytes of segments in one record, about.
+        batch_segments: segments in one record.
+        max_commits: stop after so many records; the next compaction goes on.
+        progress: called with (bytes done, bytes to do).
+
+    Raises:
+        StoreError: tables cannot be written.
+        DamageError: tables that were just written do not give back what was taken.
+        OSError: the store cannot be written.
+    """
+    began = time.monotonic()
+    claim = claims.take(store, CLAIM)
+    if claim is None:
+        holder = claims.holder(store, CLAIM)
+        return Compaction(busy=f"process {holder.pid} on {holder.host}" if holder is not None else "another process")
+    with claim:
+        work = _Work(store, claim, progress)
+        work.clear(orphan_s=orphan_s)
+        work.close()
+        work.rewrite(batch_bytes=batch_bytes, batch_segments=batch_segments, max_commits=max_commits)
+        work.remove(grace_s=grace_s)
+        work.done.seconds = round(time.monotonic() - began, 3)
+        _remember(store, work.done)
+    return work.done
+
+
+class LastCompaction(msgspec.Struct):
+    """`cache/compaction.json`: when the last compaction ended, and what it did and left."""
+
+    at: datetime
+    done: Compaction
+
+
+class _Work:
+    """One compaction under way."""
+
+    def __init__(self, store: Store, claim: Claim, progress: Callable[[int, int], None] | None) -> None:
+        self.store = store
+        self.claim = claim
+        self.done = Compaction()
+        self.con = record.connection()
+        self.held = Held(store)
+        self.closings: closing.Closings = {}
+        self._progress = progress or (lambda _done, _total: None)
+        self._births: set[str] = set()
+        self._left: dict[str, str] = {}
+
+    def clear(self, *, orphan_s: float) -> None:
+        """Remove what killed compactions left, and records whose tables are ruined though their bytes are elsewhere."""
+        self.done.orphans = claims.sweep(self.store, orphan_s)
+        remove_ruined(self.held)
+        self.done.orphans += len(remove_orphans(self.held, now=claims.file_time(self.store), older_than_s=orphan_s))
+
+    def close(self) -> None:
+        """Say which writers are gone."""
+        writer = Writer(self.store, via="server", strict=True)
+        try:
+            self.done.closed = len(closing.close_dead(self.store, writer, known=self.closings, chosen=self.held.chosen))
+        finally:
+            writer.seal()
+        for name, said in closing.closings_in_segments(self.store, self.store.segment_names()).items():
+            self.closings.setdefault(name, []).extend(said)
+
+    # -- rewriting ---------------------------------------------------------------------------------------------------
+
+    def rewrite(self, *, batch_bytes: int, batch_segments: int, max_commits: int | None) -> None:
+        """Rewrite every segment that can be, batch by batch."""
+        sizes = self._uncovered()
+        total, seen = sum(sizes.values()), 0
+        batch = Batch()
+        for name, size in sizes.items():
+            self.claim.beat()
+            try:
+                found = self._examine(name)
+            except _Live:
+                self.done.live += 1
+            except _LeftError as why:
+                self._left[name] = str(why)
+            else:
+                if found is not None:
+                    batch.take(found.span, found.lines)
+            seen += size
+            self._progress(seen, total)
+            if batch.bytes >= batch_bytes or len(batch.spans) >= batch_segments:
+                self._commit(batch)
+                batch = Batch()
+                if max_commits is not None and self.done.commits >= max_commits:
+                    break
+        self._commit(batch)
+        self.done.left = [Left(name, why) for name, why in sorted({**self.held.problems, **self._left}.items())]
+
+    def _uncovered(self) -> dict[str, int]:
+        """Segments that have bytes which no table has, oldest first, with how many."""
+        found = {}
+        for name in self.store.segment_names():
+            try:
+                size = os.stat(self.store.segment_path(name)).st_size
+            except FileNotFoundError:
+                continue
+            if size > self.held.covered(name):
+                found[name] = size - self.held.covered(name)
+        return found
+
+    def _examine(self, name: str) -> _Found | None:
+        """Read a segment; what of it can be rewritten, None where there is nothing.
+
+        Raises:
+            _LeftError: it stays as it is.
+            _Live: it is still being written.
+        """
+        path = self.store.segment_path(name)
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            raise _LeftError(reason_of(problem)) from problem
+        segment = Segment(name, path, hashed=True)
+        lines = segment.feed_lines(content)
+        self._check(segment, lines)
+        self._check_copy(segment)
+        before = self.held.chosen[segment.birth][-1][1] if segment.birth in self.held.chosen else None
+        start, first = (before.end, before.lines) if before is not None else (0, 0)
+        if before is not None and hashlib.sha256(memoryview(content)[:start]).hexdigest() != before.sha256:
+            raise _LeftError("its bytes are not those in tables")
+        end, sealed = segment.offset, segment.footer is not None
+        contradicted = closing.contradicting(self.closings, segment.birth, content)
+        if contradicted is not None:
+            raise _LeftError(f"its first {contradicted.bytes} bytes are not those that it was closed with")
+        last = lines[-1][1]
+        if sealed and (end < len(content) or last is None or last.kind != events.SegmentSealed.kind):
+            raise _LeftError("there are bytes behind its footer")
+        sha256 = segment.sha.hexdigest()
+        if not sealed and not closing.is_closed_at(self.closings, segment.birth, end, sha256):
+            raise _Live
+        if end <= start:  # only a torn line is new
+            return None
+        span = Span(
+            segment=segment.birth, start=start, end=end, sha256=sha256, line=first, lines=len(lines), seq=segment.seq,
+            crc=segment.crc, sealed=sealed,
+        )  # fmt: skip
+        return _Found(span, lines[first:])
+
+    def _check(self, segment: Segment, lines: list[tuple[bytes, Envelope | None]]) -> None:
+        """Make sure that a reader finds nothing wrong with the segment, and that tables can hold it."""
+        damage = next((problem for problem in segment.problems if problem.kind != "torn-write"), None)
+        if damage is not None:
+            raise _LeftError(f"{damage.kind} in line {damage.line}, byte {damage.offset}: {damage.detail}")
+        if not lines:
+            raise _LeftError("it has no whole line")
+        if segment.header is None:
+            raise _LeftError("it has no header")
+        try:
+            for raw, event in lines:
+                if event is not None:
+                    raw.decode()
+                    if not -INT_MAX <= event.clock <= INT_MAX:
+                        raise _LeftError(f"line {event.seq} has a clock of more than 64 bits")
+        except UnicodeDecodeError as problem:
+            raise _LeftError(f"a line is not UTF-8: {problem}") from problem
+
+    def _check_copy(self, segment: Segment) -> None:
+        """A copy under another name is taken only while nothing else has what it has."""
+        birth = segment.birth
+        if segment.name != birth and (birth in self.held.chosen or os.path.exists(self.store.segment_path(birth))):
+            raise _LeftError(f"a copy of segment {birth}")
+        if birth in self._births:
+            raise _LeftError(f"another copy of segment {birth}")
+        self._births.add(birth)
+
+    def _commit(self, batch: Batch) -> None:
+        if not batch.spans:
+            return
+        before = batch.bytes
+        _, commit, refusal = record.put(self.store, self.con, batch, may=lambda: self._refusal(batch.spans))
+        if refusal is not None:
+            for span in batch.spans:
+                self._left[span.segment] = refusal
+            return
+        self.done.commits += 1
+        self.done.segments += len(batch.spans)
+        self.done.lines += batch.lines
+        self.done.points += batch.points
+        self.done.bytes_before += before
+        self.done.bytes_after += sum(file.bytes for file in commit.files) + len(commits.encode(commit))
+
+    def _refusal(self, spans: Collection[Span]) -> str | None:
+        """Why spans must not be committed any more: somebody else did so meanwhile."""
+        if not self.claim.held():
+            return "another compaction took over"
+        now = Held(self.store)
+        taken = [span.segment for span in spans if now.covered(span.segment) > span.start]
+        return f"another compaction has rewritten {taken[0]}" if taken else None
+
+    # -- removing ----------------------------------------------------------------------------------------------------
+
+    def remove(self, *, grace_s: float) -> None:
+        """Remove segments and records that were replaced `grace_s` ago."""
+        held, now = Held(self.store), claims.file_time(self.store)
+        if not self.claim.beat():
+            return
+        left: dict[str, str] = {}
+        for removed, size, why in (
+            remove_records(held, now=now, grace_s=grace_s),
+            remove_segments(held, now=now, grace_s=grace_s, beat=self.claim.beat),
+        ):
+            self.done.removed += len(removed)
+            self.done.removed_bytes += size
+            left |= why
+        self.done.left += [Left(name, why) for name, why in sorted(left.items())]
+
+
+def _remember(store: Store, done: Compaction) -> None:
+    """Keep what was done where the next one, and whoever looks, finds it."""
+    os.makedirs(store.cache, exist_ok=True)
+    path = os.path.join(store.cache, "compaction.json")
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(msgspec.json.encode(LastCompaction(datetime.now(timezone.utc), done)) + b"\n")
+    os.replace(temporary, path)

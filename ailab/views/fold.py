@@ -370,7 +370,7 @@ class RunState:
         for field in _FIELDS:
             value = getattr(event, field)
             if value is not None and value != "":
-                self._set(word, field, value, shown=False)
+                self.fields[field] = self._before[field] = value
         self._take_params(word, event.params, shown=False)
         self._take_tags(word, event.tags, shown=False)
 

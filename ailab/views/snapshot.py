@@ -239,13 +239,6 @@ def attach(con: duckdb.DuckDBPyConnection, path: str, name: str, *, read_only: b
     con.execute(f"ATTACH {literal(path)} AS {name}{how}")
 
 
-def keep(store: Store, *, progress: Callable[[int, int], None] | None = None) -> None:
-    """Make sure that there is a snapshot of all that is compacted now."""
-    names = store.commit_names()
-    if names and find(store, names, whole=False) is None:
-        make(store, progress=progress)
-
-
 class _Maker:
     """Computes one snapshot: a scratch catalogue that is filled run by run, then written newest first."""
 

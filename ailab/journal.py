@@ -24,6 +24,7 @@ import time
 from _thread import RLock
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 from zlib import crc32
 
 import msgspec
@@ -76,7 +77,8 @@ _CANNOT_FLUSH = frozenset((errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOTSU
 _TORN_END = b" \n"
 """What ends a torn line: with the blank even one that lacks nothing but its newline fails its check, as its count says."""
 
-_open_writers: set[Writer] = set()
+_writers: WeakSet[Writer] = WeakSet()
+"""Every writer there is, with a file or between two: a fork finds a lock held at any moment of its work."""
 
 
 class _Late(msgspec.Struct, frozen=True):
@@ -133,6 +135,7 @@ class Writer:
         self._lost: list[Any] = [0, "", None, None]
         self._sealed = False
         self._build()
+        _writers.add(self)
 
     def _build(self) -> None:  # noqa: C901, PLR0915  (one scope, because the closures share its cells)
         """Make the state and the fast path that shares it: closure cells are the cheapest place Python has."""
@@ -342,7 +345,6 @@ class Writer:
 
         pid = os.getpid()
         name = name or segment_name(host=capture.host_name(), pid=pid, run=self.run)
-        _open_writers.add(self)  # before the file is there: a fork in between must not leave the child a lock that is held
         header = events.SegmentOpened(
             format=events.FORMAT, segment=name, ailab=__version__, host=capture.host_name(), pid=pid, user=capture.user_name(),
             boot=capture.boot_id(), started=capture.process_start(pid), via=self.via, by=self.by, previous=previous,
@@ -447,7 +449,6 @@ class Writer:
         """Let the file go: out of the state first, so that no interrupt leaves a number there that may mean another file."""
         fd, *_ = self._get()
         self._leave()
-        _open_writers.discard(self)
         if fd >= 0:
             os.close(fd)
 
@@ -474,7 +475,6 @@ class Writer:
             fd, *_ = self._get()
             if self._sealed or (fd < 0 and not self._late and not self._lost[0]):
                 self._sealed = True
-                _open_writers.discard(self)
                 return
             try:
                 self._ready()
@@ -572,9 +572,8 @@ def _take_lock(fd: int) -> None:
 
 
 def _after_fork() -> None:
-    for writer in list(_open_writers):
+    for writer in list(_writers):
         writer.forked()
-    _open_writers.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -340,7 +340,7 @@ def _register(run: Run) -> None:
     if first:
         atexit.register(_at_exit)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=_before_fork)
+            os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
         _watch_exceptions()
         _watch_signals()
 
@@ -356,6 +356,12 @@ def _before_fork() -> None:
             thread.join(FORK_WAIT_SECONDS)
     if not before and "logging" in sys.modules:  # too late for its own hook, whose counterpart will release this lock
         sys.modules["logging"]._lock.acquire()
+
+
+def _after_fork() -> None:
+    """In a forked child: a lock of its own, since another thread may have held the parent's."""
+    global _lock  # noqa: PLW0603  (its only other user is _register)
+    _lock = allocate_lock()
 
 
 def _beat() -> None:

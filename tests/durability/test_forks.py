@@ -172,7 +172,9 @@ import json, os, signal, sys, threading, time
 import unprotected
 unprotected.apply()
 import ailab
+from ailab import journal
 
+journal.SEGMENT_BYTES = 100_000  # so that forks fall between two segments too
 trials, patience = int(sys.argv[1]), int(sys.argv[2])
 run = ailab.start_run("storm", id="storm")
 stop, logged = threading.Event(), [0, 0]
@@ -218,7 +220,7 @@ def fork_storm(store_dir, scripts, trials):
     for _, _, points in found.values():
         total.update(points)
     assert total == {"t0": told["logged"][0], "t1": told["logged"][1], "child": 3 * trials}
-    assert len(found) >= trials + 1  # more where a busy parent has rotated
+    assert len(found) > trials + 10  # the parent's are many
 
 
 def test_a_fork_while_other_threads_are_inside_log(store_dir, scripts):

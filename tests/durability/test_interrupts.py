@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
+from collections import Counter
+from pathlib import Path
 
 import msgspec
 import pytest
+import unprotected
 
-from ailab import journal, queries, store
+from ailab import checkup, journal, queries, store
 
 STORM = """
 import json, os, random, signal, sys, time
@@ -232,7 +236,16 @@ run.log({"a": 3.0})
 """
 LATER = "run = ailab.init()\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(4))\n" + WAIT
 CAUGHT = "run = ailab.init()\ntry: sys.exit(3)\nexcept SystemExit: pass\nrun.log({'a': 2.0})"
-SEGFAULT = "run = ailab.init()\nrun.log({'a': 1.0})\nos.kill(os.getpid(), signal.SIGSEGV)"
+SEGFAULT = "import ctypes\nrun = ailab.init()\nrun.log({'a': 1.0})\nctypes.string_at(0)"
+MEMORY = """
+import resource
+run = ailab.init()
+run._wait_for_capture(20)
+run.log({"a": 1.0})
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+held = bytearray(1 << 34)
+"""
+KILLED = "run = ailab.init()\nrun.log({'a': 1.0})\nos.kill(os.getpid(), signal.SIGKILL)  # as the kernel does, out of memory"
 SECRET = "run = ailab.init()\nraise RuntimeError('password=hunter2222 is wrong')"
 INIT = "run = ailab.init()\n"
 BLOCK = "with ailab.start_run() as run: "
@@ -252,6 +265,8 @@ ENDINGS = {
     "sys.exit(3) caught": (CAUGHT, None, 0, "completed", None, ""),
     "os._exit": (INIT + "run.log({'a': 1.0})\nos._exit(0)", None, 0, "crashed", None, ""),
     "segmentation fault": (SEGFAULT, None, -11, "crashed", None, ""),
+    "out of memory": (MEMORY, None, 1, "failed", "MemoryError", "MemoryError"),
+    "killed for memory": (KILLED, None, -9, "crashed", None, ""),
     "SIGTERM": (INIT + WAIT, TERM, -15, "killed", "SIGTERM", ""),
     "SIGTERM in a block": (SLEEP, TERM, -15, "killed", "SIGTERM", ""),
     "SIGINT": (SLEEP, INT, -2, "killed", "KeyboardInterrupt", "KeyboardInterrupt"),
@@ -266,8 +281,9 @@ ENDINGS = {
 
 
 def test_every_way_to_end_is_told_rightly(store_dir, scripts, lab):
-    """The exit code is what it would be without ailab, and the run's status says what happened."""
-    processes = {}
+    """G17: the exit code is what it would be without ailab, and within a second the run's status says what happened."""
+    store.open_store(str(store_dir), create=True)
+    catalogue, processes = lab(), {}
     for number, (name, (source, *_)) in enumerate(ENDINGS.items()):
         header = f"import os, signal, sys, time\nos.environ['AILAB_RUN_ID'] = 'end-{number}'\nimport ailab\n"
         processes[name] = scripts.start(header + source)
@@ -280,8 +296,15 @@ def test_every_way_to_end_is_told_rightly(store_dir, scripts, lab):
     for name, process in processes.items():
         out, err = process.communicate(timeout=60)
         seen[name] = (process.returncode, "mine" in out, err)
-    catalogue = lab()
+    start = time.monotonic()
+    catalogue.refresh()
+    statuses = Counter(status for *_, status, _, _ in ENDINGS.values())
+    assert Counter(row.status for row in queries.list_runs(catalogue).rows) == statuses
+    seconds = time.monotonic() - start
+    print(f"{len(ENDINGS)} endings, told {seconds:.2f} s after the last")
+    assert seconds < 1
     assert catalogue.problems == []
+    assert checkup.examine(str(store_dir)).runs == statuses
     wrong = {}
     for number, (name, (_, _, code, status, in_error, on_stderr)) in enumerate(ENDINGS.items()):
         run = queries.get_run(catalogue, f"end-{number}")
@@ -340,7 +363,7 @@ def test_sigterm_in_the_middle_of_log_loses_nothing(store_dir, scripts, lab):
 
 
 def test_a_stopped_process_goes_on_and_ends_as_it_ends(store_dir, scripts, lab):
-    """SIGSTOP is no end: the run is running meanwhile, and completed afterwards."""
+    """G17: SIGSTOP is no end, however long: the run is running meanwhile, and completed afterwards."""
     process = scripts.start(
         """
         import sys, ailab
@@ -352,32 +375,74 @@ def test_a_stopped_process_goes_on_and_ends_as_it_ends(store_dir, scripts, lab):
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGSTOP)
+    (path,) = Path(store_dir, "segments").iterdir()
+    an_hour_ago = time.time() - 3600
+    os.utime(path, (an_hour_ago, an_hour_ago))  # it has said nothing since
     assert queries.get_run(lab(), "stopped").status == "running"
+    assert checkup.examine(str(store_dir)).runs == {"running": 1}
     process.send_signal(signal.SIGCONT)
     process.communicate("a\nb\n", timeout=30)
     found = queries.get_run(lab(), "stopped")
     assert (found.status, found.final_metrics) == ("completed", {"a": 1.0})
 
 
-def test_a_killed_run_is_crashed_within_a_second(store_dir, scripts, lab):
-    """G17: on the same host nobody waits for a heartbeat that will not come; its end is its last sign of life."""
-    process = scripts.start(
-        """
-        import sys, ailab
-        run = ailab.init(id="gone")
-        run.log({"a": 1.0})
-        print("ready", flush=True)
-        sys.stdin.read()
-        """
-    )
+ALIVE = """
+import sys
+import wrong_clock
+if sys.argv[1:]:
+    wrong_clock.be_host(sys.argv[1])
+import ailab
+run = ailab.init(id="gone")
+run._wait_for_capture(20)
+run.log({"a": 1.0})
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def killed(scripts, *args):
+    process = scripts.start(ALIVE, *args)
     assert process.stdout.readline() == "ready\n"
-    catalogue = lab()
-    assert queries.get_run(catalogue, "gone").status == "running"
+    yield
     process.kill()
     process.wait()
+    yield
+
+
+def test_a_killed_run_is_crashed_within_a_second(store_dir, scripts, lab):
+    """G17: on the same host nobody waits for a heartbeat that will not come; its end is its last sign of life."""
+    process = killed(scripts)
+    next(process)
+    catalogue = lab()
+    assert queries.get_run(catalogue, "gone").status == "running"
+    next(process)
     start = time.monotonic()
     catalogue.refresh()
     found = queries.get_run(catalogue, "gone")
+    print(f"told after {time.monotonic() - start:.3f} s")
     assert time.monotonic() - start < 1
     assert (found.status, found.final_metrics) == ("crashed", {"a": 1.0})
     assert found.ended_at >= found.started_at
+
+
+def test_control_without_the_host_a_killed_run_goes_on_for_ever(store_dir, scripts, lab, monkeypatch):
+    """G17, negative control: where a reader does not see that the writer was on its own host, the dead run is still running."""
+    process = killed(scripts)
+    next(process)
+    unprotected.apply("same_host", monkeypatch.setattr)
+    next(process)
+    assert queries.get_run(lab(), "gone").status == "running"
+
+
+def test_a_run_of_a_host_that_is_gone_is_crashed_after_a_minute(store_dir, scripts, lab):
+    """G17: of another host there is only silence: running until 60 s after the last sign, crashed from then on."""
+    process = killed(scripts, "elsewhere")
+    next(process)
+    next(process)
+    (path,) = Path(store_dir, "segments").iterdir()
+    for quiet, status in ((0, "running"), (55, "running"), (61, "crashed"), (86_400, "crashed")):
+        then = time.time() - quiet
+        os.utime(path, (then, then))
+        found = queries.get_run(lab(), "gone")
+        assert (quiet, found.status, found.final_metrics) == (quiet, status, {"a": 1.0})
+        assert checkup.examine(str(store_dir)).runs == {status: 1}

@@ -209,6 +209,7 @@ run._wait_for_capture(20)  # an early signal would have to wait for it
 print("ready", flush=True)
 while True:
     run.log({"a": 1.0})
+    time.sleep(1e-3)
 """
 
 SLEEP = """

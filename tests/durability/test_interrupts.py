@@ -226,6 +226,7 @@ run = ailab.init()
 print("ready", flush=True)
 while not seen:
     run.log({"a": 1.0})
+    time.sleep(1e-3)
 run.log({"a": 3.0})
 """
 IGNORES = """

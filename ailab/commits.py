@@ -205,31 +205,62 @@ def check_table(store: Store, table: TableFile) -> None:
 
 
 def choose(commits: Mapping[str, Commit]) -> Chosen:
-    """Which spans count: from position 0 of each segment always the one that reaches farthest; see events/README.md."""
-    starts: dict[str, dict[int, list[tuple[str, Span]]]] = {}
-    for name, commit in commits.items():
-        for span in commit.spans:
-            starts.setdefault(span.segment, {}).setdefault(span.start, []).append((name, span))
+    """Which spans count: from position 0 of each segment always the one that reaches farthest; see events/README.md.
+
+    A span that starts before the position is given back as starting there.
+    """
     found: Chosen = {}
-    for segment, by_start in starts.items():
-        position, chosen = 0, []
-        while position in by_start:
-            best = min(by_start[position], key=lambda one: (-one[1].end, -commits[one[0]].level, one[0]))
-            if best[1].end <= position:  # an empty span leads nowhere
-                break
-            chosen.append(best)
-            position = best[1].end
+    for segment, spans in by_segment(commits).items():
+        chosen = cover(commits, spans)
         if chosen:
             found[segment] = chosen
     return found
 
 
+def by_segment(commits: Mapping[str, Commit]) -> Chosen:
+    """The spans of all records, by segment and start."""
+    found: Chosen = {}
+    for name, commit in commits.items():
+        for span in commit.spans:
+            found.setdefault(span.segment, []).append((name, span))
+    for spans in found.values():
+        spans.sort(key=lambda one: one[1].start)
+    return found
+
+
+def cover(
+    commits: Mapping[str, Commit], spans: Iterable[tuple[str, Span]], position: int = 0, line: int = 0
+) -> list[tuple[str, Span]]:
+    """Which spans of one segment, sorted by start, count from a position on, where so many lines were read."""
+    chosen: list[tuple[str, Span]] = []
+    best: tuple[str, Span] | None = None
+    rest = iter(spans)
+    following = next(rest, None)
+    while True:
+        while following is not None and following[1].start <= position:
+            best = following if best is None else min(best, following, key=lambda one: _rank(commits, one))
+            following = next(rest, None)
+        if best is None or best[1].end <= position:
+            return chosen
+        name, span = best
+        chosen.append((name, span if span.start == position else msgspec.structs.replace(span, start=position, line=line)))
+        position, line = span.end, span.lines
+
+
+def _rank(commits: Mapping[str, Commit], one: tuple[str, Span]) -> tuple[int, int, str]:
+    """What the best copy has least of."""
+    return -one[1].end, -commits[one[0]].level, one[0]
+
+
 def passed_over(commits: Mapping[str, Commit], chosen: Chosen) -> dict[str, list[Span]]:
-    """By record the spans in its tables that do not count; records all of whose spans count are left out."""
-    counting = {(name, span.segment, span.start) for spans in chosen.values() for name, span in spans}
+    """By record the lines in its tables that do not count, as spans; records all of whose lines count are left out."""
+    counting = {(name, span.segment, span.end): span for spans in chosen.values() for name, span in spans}
     found: dict[str, list[Span]] = {}
     for name, commit in commits.items():
         for span in commit.spans:
-            if (name, span.segment, span.start) not in counting:
+            counted = counting.get((name, span.segment, span.end))
+            if counted is None:
                 found.setdefault(name, []).append(span)
+            elif counted.line > span.line:
+                found.setdefault(name, []).append(msgspec.structs.replace(span, end=counted.start, lines=counted.line))
     return found

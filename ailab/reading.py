@@ -1,7 +1,7 @@
-"""The questions and actions for a person at a Python prompt: each opens the store, asks, and lets go.
+"""The questions and actions for a person at a Python prompt, each over what is in the store now.
 
-The same functions as `queries` and `actions`, with the store found as `start_run` finds it. For many questions in a row,
-`ailab.connect` keeps one catalogue.
+The same functions as `queries` and `actions`, with the store found as `start_run` finds it, over the catalogue that the process
+keeps of the last store.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from . import queries
 from .actions import Actions
 from .filters import RunFilter
 from .recorder import active_run
-from .views import Table, history, open_lab
+from .views import Table, borrow, history
 
 if TYPE_CHECKING:
     import os
@@ -46,12 +46,9 @@ def get_run(run_id: str, *, dir: str | os.PathLike[str] | None = None) -> Record
     Raises:
         NotFoundError: there is no such run; names the nearest ids.
     """
-    lab = open_lab(dir)
-    try:
+    with borrow(dir) as lab:
         detail = queries.get_run(lab, queries.resolve_run(lab, run_id))
         return RecordedRun(**{f: getattr(detail, f) for f in queries.RunDetail.__struct_fields__}, store=lab.store.path)
-    finally:
-        lab.close()
 
 
 def list_runs(*, dir: str | os.PathLike[str] | None = None, **filters: Any) -> list[queries.RunSummaryView]:  # noqa: A002
@@ -96,19 +93,12 @@ def flag(word: str, run_id: str | None = None, *, dir: str | os.PathLike[str] | 
 
 
 def _ask(folder: Any, question: Any) -> Any:
-    lab = open_lab(folder)
-    try:
+    with borrow(folder) as lab:
         return question(lab)
-    finally:
-        lab.close()
 
 
 def _act(folder: Any, run_id: str | None, act: Any) -> None:
     from . import capture
 
-    lab = open_lab(folder)
-    try:
-        with Actions(lab, via="sdk", by=capture.user_name()) as actions:
-            act(actions, queries.resolve_run(lab, run_id or "latest"))
-    finally:
-        lab.close()
+    with borrow(folder) as lab, Actions(lab, via="sdk", by=capture.user_name()) as actions:
+        act(actions, queries.resolve_run(lab, run_id or "latest"))

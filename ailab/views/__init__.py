@@ -1,11 +1,15 @@
 """All of DuckDB: the only folder that imports it.
 
-`open_lab` gives the catalogue that queries read; `connect` gives people a connection whose tables and views are brought up
-to date before each statement; `history` gives the points of a run.
+`open_lab` gives a catalogue of one's own; `borrow` the one that this process keeps for questions at a prompt, brought up to date;
+`connect` gives people a connection whose tables and views are brought up to date before each statement; `history` gives the
+points of a run.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -14,13 +18,16 @@ from .. import settings
 from ..errors import FilterError, MissingExtraError
 from ..store import find_store, open_store
 from .build import Lab
-from .points import Points
+from .points import COLUMNS, Points
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["Connection", "Lab", "Table", "connect", "history", "open_lab", "search_runs"]
+__all__ = ["Connection", "Lab", "Table", "borrow", "connect", "history", "open_lab", "search_runs"]
+
+_kept: dict[str, Lab] = {}
+_kept_by = 0
+_keeping = threading.RLock()
 
 
 def open_lab(dir: str | os.PathLike[str] | None = None) -> Lab:  # noqa: A002
@@ -32,10 +39,46 @@ def open_lab(dir: str | os.PathLike[str] | None = None) -> Lab:  # noqa: A002
     Raises:
         StoreError: there is no store.
     """
-    setting = settings.load(dir=None if dir is None else str(dir))
-    lab = Lab(open_store(setting.dir or find_store(), create=False))
+    lab = Lab(open_store(_place(dir), create=False))
     lab.refresh()
     return lab
+
+
+def _place(dir: str | os.PathLike[str] | None) -> str:  # noqa: A002
+    return settings.load(dir=None if dir is None else str(dir)).dir or find_store()
+
+
+@contextmanager
+def borrow(dir: str | os.PathLike[str] | None = None) -> Iterator[Lab]:  # noqa: A002
+    """The catalogue that this process keeps of a store, up to date, for one thread at a time; the last store's is kept.
+
+    Args:
+        dir: the store; by default as for `start_run`.
+
+    Raises:
+        StoreError: there is no store.
+    """
+    global _kept_by  # noqa: PLW0603  (a forked child has the names of these catalogues, and none of their threads)
+    with _keeping:
+        place = open_store(_place(dir), create=False)
+        if _kept_by != os.getpid():
+            _kept.clear()
+            _kept_by = os.getpid()
+        lab = _kept.pop(place.path, None)
+        try:
+            if lab is None:
+                lab = Lab(place)
+            lab.refresh()
+            yield lab
+        except duckdb.Error:
+            if lab is not None:
+                with suppress(duckdb.Error):
+                    lab.close()
+            raise
+        for other in _kept.values():
+            other.close()
+        _kept.clear()
+        _kept[place.path] = lab
 
 
 class Connection:
@@ -120,25 +163,35 @@ class Table:
         return repr(self.arrow)
 
 
-def history(run_id: str, keys: Iterable[str] | None = None, dir: str | os.PathLike[str] | None = None) -> Table:  # noqa: A002
-    """Every logged point of a run, with columns key, step, time, value and exact, by metric in the order of logging.
+def history(
+    run_id: str,
+    keys: Iterable[str] | None = None,
+    dir: str | os.PathLike[str] | None = None,  # noqa: A002
+    *,
+    columns: Sequence[str] = COLUMNS,
+) -> Table:
+    """Every logged point of a run, by metric in the order of logging.
 
     Args:
         run_id: the run.
         keys: metrics to give; by default all.
         dir: the store; by default as for `start_run`.
+        columns: some of key, step, time, value and exact (digits that a double does not hold); fewer are faster.
+
+    Raises:
+        FilterError: there is no such column.
     """
+    unknown = [name for name in columns if name not in COLUMNS]
+    if unknown or not columns:
+        raise FilterError(f"no column {unknown[:1] or columns!r}", where="columns", hint=f"allowed: {', '.join(COLUMNS)}")
     wanted = None if keys is None else [keys] if isinstance(keys, str) else list(keys)
-    lab = open_lab(dir)
-    try:
-        return points_table(lab, run_id, wanted)
-    finally:
-        lab.close()
+    with borrow(dir) as lab:
+        return points_table(lab, run_id, wanted, columns)
 
 
-def points_table(lab: Lab, run_id: str, keys: Sequence[str] | None = None) -> Table:
+def points_table(lab: Lab, run_id: str, keys: Sequence[str] | None = None, columns: Sequence[str] = COLUMNS) -> Table:
     """As `history`, from an open catalogue."""
-    return Table(lab.con.sql(Points(lab, run_id, keys).raw_sql()).to_arrow_table())
+    return Table(lab.con.sql(Points(lab, run_id, keys).logged_sql(columns)).to_arrow_table())
 
 
 def search_runs(
@@ -159,9 +212,10 @@ def search_runs(
     Raises:
         FilterError: the condition or the order does not parse, or names what is not there.
     """
-    with Connection(open_lab(dir)) as con:
+    with borrow(dir) as lab:
+        lab.prepare("wide")
         text = f"SELECT * FROM wide WHERE {where or 'true'} ORDER BY {order_by or 'started_at DESC'} LIMIT {int(limit)}"  # noqa: S608
         try:
-            return Table(con.sql(text).to_arrow_table())
+            return Table(lab.con.sql(text).to_arrow_table())
         except duckdb.Error as problem:
             raise FilterError(str(problem).strip(), where="where", hint="DESCRIBE wide tells the columns") from None

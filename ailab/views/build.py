@@ -27,9 +27,9 @@ from .. import commits, events
 from ..errors import FilterError, StoreError
 from ..journal import Envelope, Tail, writer_alive
 from . import snapshot
-from .fold import ProjectFold, RunFold, Told, tell
+from .fold import ProjectFold, RunFold, Told, removed_by, tell
 from .rows import ARROW_ROWS, HOT_MAX, Documents, Key, RunRows, insert, one_row, project_of, uid_of
-from .snapshot import CONFIG, States, attach, crash, state_keys, statements, write_projects
+from .snapshot import CONFIG, States, attach, crash, projects_named, state_keys, statements, write_projects
 from .tables import Tables, literal, points_of_json
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ class Lab:
         self._labels: dict[str, tuple[str, bool]] = {}
         self._redacted: set[tuple[str, int]] = set()
         self._purged: set[str] = set()
+        self._renamed = False
         self._writers: dict[str, dict[str, Segment]] = {}
         self._keys_of: dict[str, list[Key]] = {}
         self._uncounted: set[str] = set()
@@ -339,6 +340,8 @@ class Lab:
         names = self.store.commit_names()
         if names == self._commit_names:
             return
+        if self._snapshot is not None and not set(self._snapshot.commits) <= set(names):
+            raise _Stale
         heavy = self._lines > HEAVY and snapshot.find(self.store, names, whole=False) is not None
         fresh, _ = commits.load(self.store, set(names) - set(self._commit_names))
         if heavy or "?" in self._commit_names or not self._has_read(span for commit in fresh.values() for span in commit.spans):
@@ -405,6 +408,8 @@ class Lab:
         for run_id in again:
             self._fold_again(run_id)
             touched.add(run_id)
+        if self._renamed:
+            touched_projects |= self._name_again()
 
     def _take(self, told: Told, line: Envelope, touched: set[str], touched_projects: set[str]) -> None:
         """Fold one event."""
@@ -423,16 +428,37 @@ class Lab:
                     fold.seen(told.clock, told.at, told.writer)
                     return
                 event: Any = fold.take(told, line.data)
-                if line.kind in {"run.started", "run.changed"} and event.project:
-                    project = project_of(event.project)
-                    self.projects.setdefault(project, ProjectFold(project)).name(told.place, told.at, event.project)
-                    touched_projects.add(project)
+                if line.kind == "run.started" or (line.kind == "run.changed" and event.project):
+                    touched_projects |= self._name_projects(fold)
             elif line.kind in events.KINDS and not removed:
                 event = msgspec.json.decode(line.data, type=events.KINDS[line.kind])
                 self.projects.setdefault(event.project, ProjectFold(event.project)).take(told, line.data)
                 touched_projects.add(event.project)
         except msgspec.DecodeError as problem:
             self._payload_problems.append(f"{line.kind} at {told.event} does not fit its kind: {problem}")
+
+    def _name_projects(self, fold: RunFold) -> set[str]:
+        """Take in the names that a run gave to projects; return those projects."""
+        named = set()
+        for project, place, at, name in projects_named(fold):
+            self.projects.setdefault(project, ProjectFold(project)).name(place, at, name)
+            named.add(project)
+        return named
+
+    def _name_again(self) -> set[str]:
+        """Name all projects anew after events that named some are gone; return all that were there or are."""
+        touched = set(self.projects)
+        before, self.projects = self.projects, {}
+        for project, old in before.items():
+            for told, data in old.words:
+                if (told.segment, told.seq) not in self._redacted:
+                    self.projects.setdefault(project, ProjectFold(project)).take(told, msgspec.Raw(data))
+        known = self.con.execute("SELECT run_id FROM base.run_table WHERE project_id IS NOT NULL").fetchall()
+        self._load(row[0] for row in known if row[0] not in self._purged)
+        for fold in self.runs.values():
+            touched |= self._name_projects(fold)
+        self._renamed = False
+        return touched
 
     def _load(self, run_ids: Iterable[str]) -> None:
         """Take up the folds of runs that the snapshot knows."""
@@ -487,8 +513,8 @@ class Lab:
         before, again = self._labels, set()
         self._labels = write_projects(self.con, self.projects)
         for project in touched:
-            old, new = before.get(project), self._labels[project]
-            if old is None or old == new:
+            old, new = before.get(project), self._labels.get(project)
+            if old is None or new is None or old == new:
                 continue
             if old[1] == new[1]:
                 self.con.execute("UPDATE base.run_table SET project = $1 WHERE project_id = $2", [new[0], project])
@@ -513,28 +539,29 @@ class Lab:
 
     def _remove(self, told: Told, line: Envelope) -> set[str]:
         """Take in a redaction or purge; return the runs that are to be folded again."""
-        if line.kind == "run.purged" and line.run is not None:
-            self._load([line.run])
-            if line.run in self._uncounted:
-                self._count_before(line.run)
-            self._purged.add(line.run)
-            self.runs.pop(line.run, None)
-            insert(self.con, "purged_table", [{"run_id": line.run}])
-            return {line.run}
         try:
-            event = msgspec.json.decode(line.data, type=events.EventRedacted)
+            purged, redacted = removed_by(line.kind, line.run, bytes(line.data))
         except msgspec.DecodeError as problem:
             self._payload_problems.append(f"{line.kind} at {told.event} does not fit its kind: {problem}")
             return set()
-        if event.segment is None or event.seq is None or (event.segment, event.seq) in self._redacted:
+        if purged is not None:
+            self._load([purged])
+            if purged in self._uncounted:
+                self._count_before(purged)
+            self._purged.add(purged)
+            self._renamed = True
+            self.runs.pop(purged, None)
+            insert(self.con, "purged_table", [{"run_id": purged}])
+            return {purged}
+        if redacted is None or redacted in self._redacted:
             return set()
-        self._redacted.add((event.segment, event.seq))
-        insert(self.con, "redacted_table", [{"segment": event.segment, "seq": event.seq}])
+        self._redacted.add(redacted)
+        insert(self.con, "redacted_table", [{"segment": redacted[0], "seq": redacted[1]}])
         self.prepare()
-        rows = self.con.execute(
-            "SELECT run_id FROM event_all WHERE segment = $1 AND seq = $2 AND run_id IS NOT NULL", [event.segment, event.seq]
-        ).fetchall()
-        return {row[0] for row in rows}
+        text = "SELECT run_id, kind FROM event_all WHERE segment = $1 AND seq = $2"
+        found = self.con.execute(text, list(redacted)).fetchall()
+        self._renamed |= any(kind in snapshot.NAMING_KINDS or kind in snapshot.PROJECT_KINDS for _, kind in found)
+        return {run_id for run_id, kind in found if run_id is not None and kind not in snapshot.REMOVING_KINDS}
 
     def _fold_again(self, run_id: str) -> None:
         """Fold a run from its first event on, without those that are to go."""
@@ -651,17 +678,18 @@ class Lab:
         columns = [row[0] for row in self.con.execute(f"DESCRIBE {table}").fetchall()]
         names = ", ".join(_quoted(name) for name in columns)
         text = f"SELECT {names} FROM {table}" + (f"\nUNION ALL SELECT {names} FROM ({others})" if others else "")  # noqa: S608
-        if self._purged:
-            text = (
-                f"SELECT * FROM ({text}) WHERE run_id IS NULL OR kind_of_purge OR run_id NOT IN (SELECT run_id FROM purged_table)"  # noqa: S608
-            )
-            text = text.replace("kind_of_purge", "kind = 'run.purged'" if view == "event_all" else "false")
+        if self._purged and view == "point_all":
+            text = f"SELECT * FROM ({text}) WHERE run_id IS NULL OR run_id NOT IN (SELECT run_id FROM purged_table)"  # noqa: S608
         if self._redacted and view == "point_all":
             text = f"SELECT * FROM ({text}) ANTI JOIN redacted_table USING (segment, seq)"  # noqa: S608
-        elif self._redacted:
-            shown = ", ".join("CASE WHEN r.seq IS NULL THEN e.data ELSE '{}'::JSON END AS data" if n == '"data"' else f"e.{n}"
+        elif (self._redacted or self._purged) and view == "event_all":
+            kept = "kind IN ('event.redacted', 'run.purged') OR (r.seq IS NULL AND p.run_id IS NULL)"
+            shown = ", ".join(f"CASE WHEN {kept} THEN e.data ELSE '{{}}'::JSON END AS data" if n == '"data"' else f"e.{n}"
                               for n in map(_quoted, columns))  # fmt: skip
-            text = f"SELECT {shown} FROM ({text}) e LEFT JOIN redacted_table r ON (e.segment, e.seq) = (r.segment, r.seq)"  # noqa: S608
+            text = (
+                f"SELECT {shown} FROM ({text}) e LEFT JOIN redacted_table r ON (e.segment, e.seq) = (r.segment, r.seq) "  # noqa: S608
+                "LEFT JOIN (SELECT DISTINCT run_id FROM purged_table) p ON e.run_id = p.run_id"
+            )
         self.con.execute(f"CREATE OR REPLACE VIEW {view} AS {text}")
 
     def without_removed(self, text: str, run_id: str) -> str:

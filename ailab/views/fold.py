@@ -9,6 +9,7 @@ DuckDB or files. Status `crashed` is not folded: it depends on whether a process
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ INT64_MAX = 2**63
 _FIELDS = ("name", "project", "group", "parent", "dataset", "wandb_url", "description", "seed", "environment", "code")
 _decoders = {kind: msgspec.json.Decoder(event) for kind, event in events.KINDS.items()}
 _NOT_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+DECIMAL = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+"""A text that is a number."""
+_is_decimal = re.compile(DECIMAL).fullmatch
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -155,6 +159,8 @@ class RunFold:
         self.seen(told.clock, told.at, told.writer)
         if told.kind == events.MetricsLogged.kind:
             points: Any = _decoders[told.kind].decode(data)
+            if points.step is not None and not -INT64_MAX <= points.step < INT64_MAX:
+                raise msgspec.ValidationError("a step of more than 64 bits")
             self.points(told, points.values, points.step)
             return points
         if told.kind not in HANDLERS:
@@ -186,10 +192,12 @@ class RunFold:
         series = self.series
         for key, value in values.items():
             number = value if value.__class__ is float else as_double(value)
-            finite = number is not None and number == number  # noqa: PLR0124  (not NaN)
+            if number is None:
+                continue
+            finite = number == number  # noqa: PLR0124  (not NaN)
             one = series.get(key)
             if one is None:
-                low, total, n = (number, number or 0.0, 1) if finite else (None, 0.0, 0)
+                low, total, n = (number, number, 1) if finite else (None, 0.0, 0)
                 series[key] = Series(place, value, place, value, low, low, total, n, 1, step)
                 continue
             one.count += 1
@@ -201,10 +209,10 @@ class RunFold:
                 one.last_step = step
             if finite:
                 one.n += 1
-                one.sum += number  # type: ignore[operator]
-                if one.min is None or number < one.min:  # type: ignore[operator]
+                one.sum += number
+                if one.min is None or number < one.min:
                     one.min = number
-                if one.max is None or number > one.max:  # type: ignore[operator]
+                if one.max is None or number > one.max:
                     one.max = number
 
     def _after(self, place: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
@@ -427,7 +435,7 @@ class RunState:
     def on_finished(self, word: Word, event: events.RunFinished) -> None:
         """The end, with metrics that count above all others."""
         self._standings.append(Standing(self.fold.place_of(word), word.at, event.status, event.error))
-        self.final.update(event.final_metrics)
+        self.final.update({key: value for key, value in event.final_metrics.items() if as_double(value) is not None})
 
     def on_environment(self, word: Word, event: events.EnvironmentCaptured) -> None:
         """A digest."""
@@ -534,7 +542,7 @@ class ProjectFold:
         """A run or a person named the project."""
         if self.first_name is None or place < self.first_name[0]:
             self.first_name = (place, name)
-        self.created_at = at if self.created_at is None else min(self.created_at, at)
+            self.created_at = at
 
     def take(self, told: Told, data: msgspec.Raw) -> None:
         """Add one event about the project."""
@@ -584,6 +592,18 @@ class ProjectFold:
         return row, changes
 
 
+def removed_by(kind: str, run: str | None, data: bytes | str) -> tuple[str | None, tuple[str, int] | None]:
+    """What an event of a kind that removes takes away: (a run, an event as (segment, seq)).
+
+    Raises:
+        msgspec.ValidationError: the payload does not fit its kind; it takes nothing away.
+    """
+    event: Any = _decoders[kind].decode(data)
+    if isinstance(event, events.RunPurged):
+        return run, None
+    return None, None if event.segment is None or event.seq is None else (event.segment, event.seq)
+
+
 def _is_number(value: Any) -> bool:
     """Whether a value set by hand is a number; a text of digits is a text."""
     return value in _NOT_FINITE if isinstance(value, str) else isinstance(value, bool | int | float)
@@ -593,7 +613,7 @@ def as_double(value: Any) -> float | None:
     """The nearest double of a metric's JSON value; None where it is none."""
     if isinstance(value, str):
         special = _NOT_FINITE.get(value)
-        if special is not None:
+        if special is not None or not _is_decimal(value):
             return special
     try:
         return float(value)

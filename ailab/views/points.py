@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SPARSE = 4
 """A metric with fewer points than a fourth of its range of steps is thinned by number of points, not by step."""
 HUGE = 2**62
+COLUMNS = ("key", "step", "time", "value", "exact")
 _COLUMNS = 'key, step, "time", value, exact, clock, segment, seq'
 _COUNTED = (
     'key, coalesce(step, row_number() OVER (PARTITION BY key ORDER BY clock, segment, seq) - 1) AS step, "time", value, exact'
@@ -51,17 +52,25 @@ class Points:
         self._lab = lab
         self._run = literal(run_id)
         self._run_id = run_id
-        self._keys = None if keys is None else list(keys)
+        self._keys = None if keys is None else list(dict.fromkeys(keys))
         lab.flush()
         self._tables = lab.whole_tables()
+        self._where = None if self._tables is None else self._tables.where(lab.con, run_id)
+        text = f"SELECT count(*), count(*) - count(step) FROM point_table WHERE run_id = {self._run}"  # noqa: S608  (quoted)
+        self._late, unstepped = one_row(lab.con, text) or (0, 0)
+        self._stepped = not unstepped and (self._where is None or self._where.stepped)
 
     def _source(self, keys: Sequence[str] | None) -> str:
         """A relation of the points, in the columns of `point_table`."""
         only = "" if keys is None else f" AND key IN ({', '.join(map(literal, keys)) or 'NULL'})"
-        text = f"SELECT {_COLUMNS} FROM point_table WHERE run_id = {self._run}{only}"  # noqa: S608  (quoted)
-        others = self._tables and self._tables.points_sql(keys=keys, runs=[self._run_id])
-        if others:
-            text += f"\nUNION ALL SELECT {_COLUMNS} FROM ({others})"  # noqa: S608
+        tail = f"SELECT {_COLUMNS} FROM point_table WHERE run_id = {self._run}{only}"  # noqa: S608
+        others = self._tables and self._tables.points_sql(keys=keys, run=self._run_id, within=self._where)
+        if not others:
+            text = tail
+        elif not self._late:
+            text = f"SELECT {_COLUMNS} FROM ({others})"  # noqa: S608
+        else:
+            text = f"{tail}\nUNION ALL SELECT {_COLUMNS} FROM ({others})"  # noqa: S608
         return self._lab.without_removed(text, self._run_id)
 
     def extents(self) -> list[Extent]:
@@ -70,17 +79,31 @@ class Points:
         text = f"SELECT {counted} FROM ({self._source(self._keys)}) GROUP BY key"  # noqa: S608
         return sorted((Extent(*row) for row in self._lab.con.execute(text).fetchall()), key=lambda extent: extent.key)
 
-    def raw_sql(self, order: str = "clock, segment, seq") -> str:
-        """A SELECT of key, step, time, value, exact of all points, by metric and then in the order given."""
+    def logged_sql(self, columns: Sequence[str] = COLUMNS) -> str:
+        """A SELECT of all points, by metric and then as they were logged.
+
+        Args:
+            columns: some of key, step, time, value, exact.
+        """
+        names = ", ".join(f'"{name}"' for name in columns)
+        keys = self._keys
+        if keys is None and self._where is not None and self._tables is not None:
+            keys = sorted({column.key for name in self._where.records for column in self._tables.records[name].columns})
+        in_order = not self._late and self._stepped and self._where is not None and self._where.in_order
+        if in_order and keys == sorted(keys or ()):
+            return f"SELECT {names} FROM ({self._source(keys)})"  # noqa: S608
+        return self._sorted_sql(names, "clock, segment, seq")
+
+    def _sorted_sql(self, names: str, order: str) -> str:
         source = self._source(self._keys)
-        (unstepped,) = one_row(self._lab.con, f"SELECT count(*) FROM ({source}) WHERE step IS NULL") or (0,)  # noqa: S608
-        columns = _COUNTED if unstepped else 'key, step, "time", value, exact'
+        if not self._stepped:
+            source = f"SELECT {_COUNTED}, clock, segment, seq FROM ({source})"  # noqa: S608
         by_key = "" if self._keys is not None and len(self._keys) == 1 else "key, "
-        return f"SELECT {columns} FROM ({source}) ORDER BY {by_key}{order}"  # noqa: S608
+        return f"SELECT {names} FROM ({source}) ORDER BY {by_key}{order}"  # noqa: S608
 
     def raw(self) -> list[tuple[Any, ...]]:
         """(key, step, time, value, exact) of all points by metric, step and order of logging."""
-        return self._lab.con.execute(self.raw_sql("step, clock, segment, seq")).fetchall()
+        return self._lab.con.execute(self._sorted_sql('key, step, "time", value, exact', "step, clock, segment, seq")).fetchall()
 
     def thinned(self, most: int) -> list[tuple[Any, ...]]:
         """As `raw`, of each metric at most `most` points: of each stretch the smallest and the greatest."""

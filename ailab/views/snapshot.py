@@ -30,12 +30,13 @@ from .. import blobs, commits, events
 from ..errors import DamageError
 from ..segments import Span, stated_crc
 from ..store import run_of_segment, segment_name, sync_folder
-from .fold import VERSION, ProjectFold, RunFold
+from .fold import VERSION, ProjectFold, RunFold, removed_by
 from .rows import Documents, RunRows, insert, keys_of, one_row, project_of, uid_of
 from .tables import CHUNK, Tables, literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from ..commits import Chosen, Commit
     from ..store import Store
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 LAYOUT = 2
 """Raised when the tables of a snapshot change."""
+SMALL_RUNS, SMALL_BLOCK, LARGE_BLOCK = 5_000, 16_384, 262_144
+"""A file has a block or more for each column, so with few runs large blocks are mostly empty."""
 KEEP_SECONDS = 600.0
 """An older snapshot is kept so long after a newer one is there, for readers that are just opening it."""
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -51,6 +54,7 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 """DuckDB looks for extensions on the network otherwise, and hangs for seconds without one."""
 PROJECT_KINDS = ("project.created", "project.changed", "project.trashed", "project.restored")
+NAMING_KINDS = ("run.started", "run.changed")
 REMOVING_KINDS = ("event.redacted", "run.purged")
 _CRC = struct.Struct("<I")
 
@@ -307,7 +311,8 @@ class _Maker:
         self.projects = {fold.project_id: fold for fold in map(ProjectFold.load, known)}
         before = {project: fold.replay()[0]["trashed"] for project, fold in self.projects.items()}
         for told, data in tables.without_run(self.con, PROJECT_KINDS):
-            self._project(told, data)
+            if (told.segment, told.seq) not in self.redacted:
+                self._project(told, data)
         return any(self.projects[project].replay()[0]["trashed"] != trashed for project, trashed in before.items())
 
     # -- what is new -------------------------------------------------------------------------------------------------
@@ -319,28 +324,36 @@ class _Maker:
         covered = self._covered(older)
         fresh: Chosen = {}
         for segment, spans in self.chosen.items():
-            end = covered.pop(segment, 0)
-            if end and end not in {span.end for _, span in spans}:
+            end, lines = covered.pop(segment, (0, 0))
+            if end > spans[-1][1].end:
                 return None
-            beyond = [(name, span) for name, span in spans if span.start >= end]
+            beyond = [
+                (name, span if span.start >= end else msgspec.structs.replace(span, start=end, line=lines))
+                for name, span in spans
+                if span.end > end
+            ]
             if beyond:
                 fresh[segment] = beyond
         return None if covered else fresh
 
-    def _covered(self, older: Snapshot) -> dict[str, int]:
+    def _covered(self, older: Snapshot) -> dict[str, tuple[int, int]]:
         attach(self.con, older.path(".more.duckdb"), "old_more", read_only=True)
         attach(self.con, older.path(".runs.duckdb"), "old_base", read_only=True)
         self._older = States(older.path(".states"))
-        return dict(self.con.execute('SELECT segment, "end" FROM old_more.span_table').fetchall())
+        rows = self.con.execute('SELECT segment, "end", lines FROM old_more.span_table').fetchall()
+        return {segment: (end, lines) for segment, end, lines in rows}
 
     def _removing(self, tables: Tables) -> None:
         for told, run, data in tables.of_kind(self.con, REMOVING_KINDS):
-            if told.kind == "run.purged" and run is not None:
-                self.purged.add(run)
-            elif told.kind == "event.redacted":
-                event = msgspec.json.decode(data, type=events.EventRedacted)
-                if event.segment is not None and event.seq is not None:
-                    self.redacted.add((event.segment, event.seq))
+            try:
+                purged, redacted = removed_by(told.kind, run, data)
+            except msgspec.DecodeError as problem:
+                self.problems.append(f"{told.kind} at {told.event} does not fit its kind: {problem}")
+                continue
+            if purged is not None:
+                self.purged.add(purged)
+            if redacted is not None:
+                self.redacted.add(redacted)
 
     # -- runs --------------------------------------------------------------------------------------------------------
 
@@ -414,10 +427,8 @@ class _Maker:
         return {project: (row["name"], row["trashed"]) for project, row in replayed.items()}
 
     def _name_projects(self, fold: RunFold) -> None:
-        for word in fold.words:
-            if word.kind in {"run.started", "run.changed"} and word.event.project:
-                project = project_of(word.event.project)
-                self.projects.setdefault(project, ProjectFold(project)).name(fold.place_of(word), word.at, word.event.project)
+        for named in projects_named(fold):
+            self.projects.setdefault(named[0], ProjectFold(named[0])).name(*named[1:])
 
     def _project(self, told: Any, data: bytes) -> None:
         try:
@@ -495,7 +506,9 @@ class _Maker:
         """Copy a scratch catalogue into a file without gaps, runs newest first."""
         con, schema = self.con, {"runs": "base", "more": "more"}[part]
         path = os.path.join(self.folder, f"{self.name}.{part}.duckdb")
-        attach(con, path, "out", read_only=False)
+        (runs,) = one_row(con, "SELECT count(*) FROM base.run_table") or (0,)
+        size = SMALL_BLOCK if runs < SMALL_RUNS else LARGE_BLOCK
+        con.execute(f"ATTACH {literal(path)} AS out (BLOCK_SIZE {size})")
         tables = con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [schema]).fetchall()
         orders = {
             "run_table": "started_at DESC, uid DESC",
@@ -508,6 +521,14 @@ class _Maker:
             con.execute(f"CREATE TABLE out.{table} AS SELECT * FROM {schema}.{table}{order}")  # noqa: S608
         con.execute("CHECKPOINT out")
         con.execute("DETACH out")
+
+
+def projects_named(fold: RunFold) -> Iterator[tuple[str, tuple[int, str, int], datetime, str]]:
+    """(project, place, time, name) of every name that a run gave to a project; none as long as the run is not there."""
+    if fold.exists:
+        for word in fold.words:
+            if word.kind in NAMING_KINDS and (name := word.event.project):
+                yield project_of(name), fold.place_of(word), word.at, name
 
 
 def state_keys(fold: RunFold, projects: Mapping[str, tuple[str, bool]]) -> list[Key]:
@@ -529,8 +550,8 @@ def crash(con: duckdb.DuckDBPyConnection, runs: Sequence[str]) -> None:
 
 
 def write_projects(con: duckdb.DuckDBPyConnection, projects: Mapping[str, ProjectFold]) -> dict[str, tuple[str, bool]]:
-    """Write all projects and their changes; return label and trash of each."""
-    replayed = [fold.replay() for _, fold in sorted(projects.items())]
+    """Write all projects that something named, and their changes; return label and trash of each."""
+    replayed = [fold.replay() for _, fold in sorted(projects.items()) if fold.first_name is not None]
     con.execute("DELETE FROM base.project_table")
     con.execute("DELETE FROM base.project_change_table")
     insert(con, "base.project_table", [row for row, _ in replayed])

@@ -7,6 +7,7 @@ state but what was given: a `Tables` speaks of one choice of records and never c
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from .. import commits, events
 from ..errors import DamageError
 from ..store import run_of_segment
-from .fold import RunFold, Series, Told
+from .fold import DECIMAL, RunFold, Series, Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,19 +28,31 @@ if TYPE_CHECKING:
 
 CHUNK = 20_000
 """Runs that are folded at once."""
+RUNS_KNOWN = 1000
+"""Runs of whose points it is remembered where they are."""
 FETCH = 10_000
 """Rows fetched at once."""
 
 _SECONDS = "-62135596800 AND 253402300799"
-EXACT_JSON = """
-    CASE WHEN json_type({v}) = 'VARCHAR' AND {v} ->> '$' NOT IN ('NaN', 'Infinity', '-Infinity') THEN {v} ->> '$'
-         WHEN regexp_full_match(CAST({v} AS VARCHAR), '-?[0-9]{{16,}}')
-              AND coalesce(TRY_CAST(CAST({v} AS VARCHAR) AS HUGEINT)
-                           <> TRY_CAST(CAST(CAST({v} AS VARCHAR) AS DOUBLE) AS HUGEINT), true)
-         THEN CAST({v} AS VARCHAR) END"""
-"""The digits of a JSON value, where a double does not hold them."""
-VALUE_JSON = "CASE {v} WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST({v} ->> '$' AS DOUBLE) END"
-"""The double nearest to a JSON value."""
+_WORDS_SQL = "('NaN', 'Infinity', '-Infinity')"
+EXACT_JSON = f"""
+    CASE WHEN json_type({{v}}) = 'VARCHAR' AND {{v}} ->> '$' NOT IN {_WORDS_SQL} THEN {{v}} ->> '$'
+         WHEN regexp_full_match(CAST({{v}} AS VARCHAR), '-?[0-9]{{{{16,}}}}')
+              AND format('{{{{:.0f}}}}', CAST(CAST({{v}} AS VARCHAR) AS DOUBLE)) <> CAST({{v}} AS VARCHAR)
+         THEN CAST({{v}} AS VARCHAR) END"""
+"""The digits of a JSON value: of a text that is a number, and where a double does not hold them."""
+VALUE_JSON = f"""
+    CASE json_type({{v}}) WHEN 'VARCHAR' THEN CASE WHEN {{v}} ->> '$' IN {_WORDS_SQL} OR regexp_full_match({{v}} ->> '$', '{DECIMAL}')
+                                             THEN TRY_CAST({{v}} ->> '$' AS DOUBLE) END
+         WHEN 'BOOLEAN' THEN CASE {{v}} WHEN 'true' THEN 1 ELSE 0 END
+         WHEN 'DOUBLE' THEN TRY_CAST({{v}} ->> '$' AS DOUBLE) WHEN 'BIGINT' THEN TRY_CAST({{v}} ->> '$' AS DOUBLE)
+         WHEN 'UBIGINT' THEN TRY_CAST({{v}} ->> '$' AS DOUBLE) END"""
+"""The double nearest to a JSON value; NULL where that is no number."""
+_FITS = """
+    coalesce(json_type(data, '$.step'), 'NULL') IN ('NULL', 'BIGINT', 'UBIGINT')
+    AND (coalesce(json_type(data, '$.step'), 'NULL') = 'NULL' OR TRY_CAST(data ->> '$.step' AS BIGINT) IS NOT NULL)
+    AND coalesce(json_type(data, '$.time'), 'NULL') IN ('NULL', 'BIGINT', 'UBIGINT', 'DOUBLE')"""
+"""Whether the payload of points fits its kind."""
 TIME_JSON = f"""coalesce(make_timestamp(CAST(CASE WHEN TRY_CAST(data ->> '$.time' AS DOUBLE) BETWEEN {_SECONDS}
                           THEN TRY_CAST(data ->> '$.time' AS DOUBLE) * 1e6 END AS BIGINT)), "at")"""
 """When a point was made, by its payload."""
@@ -53,9 +66,12 @@ def points_of_json(source: str) -> str:
     """
     value, exact = VALUE_JSON.format(v="e.value"), EXACT_JSON.format(v="e.value")
     return f"""
-        SELECT run_id, e.key, TRY_CAST(data ->> '$.step' AS BIGINT) AS step, {TIME_JSON} AS "time", {value} AS value,
-               {exact} AS exact, clock, segment, seq
-        FROM (SELECT *, unnest(map_entries(TRY(from_json(data -> '$.values', '"MAP(VARCHAR,JSON)"')))) AS e FROM {source})
+        SELECT * FROM (
+            SELECT run_id, e.key, TRY_CAST(data ->> '$.step' AS BIGINT) AS step, {TIME_JSON} AS "time", {value} AS value,
+                   {exact} AS exact, clock, segment, seq
+            FROM (SELECT *, unnest(map_entries(TRY(from_json(data -> '$.values', '"MAP(VARCHAR,JSON)"')))) AS e FROM {source})
+            WHERE {_FITS}
+        ) WHERE value IS NOT NULL
     """  # noqa: S608  (fixed fragments)
 
 
@@ -68,11 +84,16 @@ _VALUES = {
 """SQL of (double, digits where a double does not hold them) by a value column's type."""
 
 
-class Columns(msgspec.Struct, frozen=True):
-    """Where the values of one metric lie in one file, as a relation's text with columns of `point_table`."""
+class Where(msgspec.Struct, frozen=True):
+    """Where a run's points are: records that have them in columns, and as JSON among the events.
 
-    key: str
-    text: str
+    `in_order`: of each metric the file has them in the order of logging. `stepped`: each has a step.
+    """
+
+    records: list[str]
+    rare: list[str]
+    in_order: bool
+    stepped: bool
 
 
 class Tables:
@@ -90,6 +111,8 @@ class Tables:
         self.chosen = chosen
         self._left_out = commits.passed_over(records, chosen)
         self._checked = False
+        self._by_run: dict[str | None, set[str]] | None = None
+        self._where: dict[str, Where] = {}
 
     def check(self) -> list[tuple[str, DamageError]]:
         """Hash every table that was not hashed by this process before; return (record, what is wrong) for the bad ones."""
@@ -151,35 +174,71 @@ class Tables:
             f"FROM {source}"
         )
 
-    def points_sql(self, *, keys: Sequence[str] | None = None, runs: Sequence[str] | None = None) -> str | None:
+    def points_sql(self, *, keys: Sequence[str] | None = None, run: str | None = None, within: Where | None = None) -> str | None:
         """A SELECT of all points that count, with the columns of `point_table`; None where there are none.
 
         Args:
-            keys: only these metrics; columns of others are not opened.
-            runs: only of these runs.
+            keys: only these metrics, and in this order; columns of others are not opened.
+            run: only of this run.
+            within: where its points are, as `where` says.
         """
-        only = f" AND run IN ({', '.join(map(_literal, runs))})" if runs is not None else ""
+        only = f" AND run = {_literal(run)}" if run is not None else " AND run IS NOT NULL"
         parts = []
         for name, record in self.records.items():
-            source = self._source(name, "points")
-            for number, column in enumerate(record.columns):
-                if source is None or (keys is not None and column.key not in keys):
-                    continue
+            source = self._source(name, "points") if within is None or name in within.records else None
+            columns = list(enumerate(record.columns))
+            if keys is not None:
+                columns = sorted((one for one in columns if one[1].key in keys), key=lambda one: keys.index(one[1].key))
+            moment = _TIME if any(shape.time for shape in record.shapes) else '"at"'
+            for number, column in columns if source is not None else ():
                 value, exact = (text.format(v=f"v{number}") for text in _VALUES[column.type])
+                there = f"v{number} IS NOT NULL" if column.type != "json" else f"({value}) IS NOT NULL"
                 parts.append(
-                    f'SELECT run AS run_id, {_literal(column.key)} AS key, step, {_TIME} AS "time", '  # noqa: S608
+                    f'SELECT run AS run_id, {_literal(column.key)} AS key, step, {moment} AS "time", '  # noqa: S608
                     f"{value} AS value, {exact} AS exact, clock, segment, seq FROM {source} "
-                    f"WHERE run IS NOT NULL AND v{number} IS NOT NULL{only}"
+                    f"WHERE {there}{only}"
                 )
-            rare = self._source(name, "events")
+            rare = self._source(name, "events") if within is None or name in within.rare else None
             if rare is not None:
                 of_keys = f" WHERE key IN ({', '.join(map(_literal, keys))})" if keys is not None else ""
                 inner = (
                     f'(SELECT run AS run_id, clock, segment, seq, "at", data::JSON AS data FROM {rare} '  # noqa: S608
-                    f"WHERE kind = 'metrics.logged' AND run IS NOT NULL AND data IS NOT NULL{only})"
+                    f"WHERE kind = 'metrics.logged' AND data IS NOT NULL{only})"
                 )
                 parts.append(f"SELECT * FROM ({points_of_json(inner)}){of_keys}")  # noqa: S608
         return "\nUNION ALL ".join(parts) or None
+
+    def where(self, con: duckdb.DuckDBPyConnection, run: str) -> Where:
+        """In which records the points of a run are, and whether they lie there as they were logged; asked once for each run."""
+        found = self._where.get(run)
+        if found is None:
+            if len(self._where) >= RUNS_KNOWN:
+                self._where.clear()
+            found = self._where[run] = self._look_for(con, run)
+        return found
+
+    def _look_for(self, con: duckdb.DuckDBPyConnection, run: str) -> Where:
+        if self._by_run is None:
+            self._by_run = {}
+            for name, record in self.records.items():
+                for owner in {run_of_segment(span.segment) for span in record.spans}:
+                    self._by_run.setdefault(owner, set()).add(name)
+        maybe = sorted(self._by_run.get(run, set()) | self._by_run.get(None, set()))
+        extents, rare = [], []
+        for name in maybe:
+            points, others = self._source(name, "points"), self._source(name, "events")
+            if points is not None:
+                told = "segment, min(clock), max(clock), count(*) - count(step)"
+                text = f"SELECT {told} FROM {points} WHERE run = $1 GROUP BY segment"  # noqa: S608
+                extents += [(*row, name) for row in con.execute(text, [run]).fetchall()]
+            if others is not None:
+                text = f"SELECT 1 FROM {others} WHERE kind = 'metrics.logged' AND run = $1 LIMIT 1"  # noqa: S608
+                rare += [name for _ in con.execute(text, [run]).fetchall()]
+        extents.sort()
+        records = sorted({extent[4] for extent in extents})
+        rising = all(before[2] < after[1] for before, after in itertools.pairwise(extents))
+        in_order = rising and len(records) <= 1 and not rare
+        return Where(records, rare, in_order=in_order, stepped=not any(extent[3] for extent in extents) and not rare)
 
     # -- folding -----------------------------------------------------------------------------------------------------
 
@@ -219,8 +278,7 @@ class Tables:
             if source is not None:
                 where = "kind = 'segment.opened' AND run IS NULL"
                 for segment, data in con.execute(f"SELECT segment, data FROM {source} WHERE {where}").fetchall():  # noqa: S608
-                    header = msgspec.json.decode(data, type=events.SegmentOpened)
-                    found[segment] = (header.by, header.via)
+                    found[segment] = _said_by(data)
         return found
 
     def _told(
@@ -248,8 +306,7 @@ class Tables:
             while rows := cursor.fetchmany(FETCH):
                 for run, segment, seq, clock, at, kind, by, via, data in rows:
                     if kind == "segment.opened" and data is not None:
-                        header = msgspec.json.decode(data, type=events.SegmentOpened)
-                        own[segment] = (header.by, header.via)
+                        own[segment] = _said_by(data)
                     said = own.get(segment) or headers.get(segment) or (None, None)
                     told = Told(clock, segment, seq, _utc(at), kind, by or said[0], via or said[1], run_of_segment(segment))
                     yield run, told, None if data is None else data.encode()
@@ -301,17 +358,27 @@ class Tables:
             kept = f" AND NOT ({gone})" if gone else ""
             for number, column in enumerate(record.columns):
                 value = _VALUES[column.type][0].format(v=f"v{number}")
+                there = f"v{number} IS NOT NULL" if column.type != "json" else f"({value}) IS NOT NULL"
                 number_of = f"CASE WHEN isnan({value}) THEN NULL ELSE {value} END"
                 text = f"""
                     SELECT run, segment, arg_min(v{number}, n), arg_min(clock, n), min(seq), arg_max(v{number}, n),
                            arg_max(clock, n), max(seq), min({number_of}), max({number_of}), sum({number_of}), count({number_of}),
                            count(*), max(step), max(clock), max("at")
-                    FROM {source} WHERE {where} AND v{number} IS NOT NULL{kept} GROUP BY run, segment
+                    FROM {source} WHERE {where} AND {there}{kept} GROUP BY run, segment
                 """  # noqa: S608
                 cursor = con.cursor().execute(text)
                 while rows := cursor.fetchmany(FETCH):
                     for row in rows:
                         yield row[0], row[1], column.key, _series_of(row, column.type), row[14], _utc(row[15])
+
+
+def _said_by(data: str) -> tuple[str | None, str | None]:
+    """(by, via) that a header's payload says; one that does not fit its kind says nothing."""
+    try:
+        header = msgspec.json.decode(data, type=events.SegmentOpened)
+    except msgspec.DecodeError:
+        return None, None
+    return header.by, header.via
 
 
 def _series_of(row: Sequence[Any], kind: str) -> Series:

@@ -110,9 +110,9 @@ def test_the_reader_sees_what_ailab_shows(written):
         row = shown[run_id]
         assert str(sorted(run["final_metrics"].items())) == str(sorted(row["metrics"]))  # as text, since NaN is not NaN
         assert run["params"] == json.loads(row["params"])
-        assert run["tags"] == {tag["key"]: tag["value"] for tag in row["tags"]}
-        assert run["notes"] == [(note["note"], note["by"], note["via"]) for note in row["notes"]]
-        assert run["artifacts"] == [(a["path"], a["version"], a["size"], a["sha256"]) for a in row["artifacts"]]
+        assert run["tags"] == {tag["key"]: tag["value"] for tag in row["tags"] or ()}
+        assert run["notes"] == [(note["note"], note["by"], note["via"]) for note in row["notes"] or ()]
+        assert run["artifacts"] == [(a["path"], a["version"], a["size"], a["sha256"]) for a in row["artifacts"] or ()]
         assert sorted(map(str, run["points"])) == sorted(str(point[1:]) for point in points if point[0] == run_id)
         ids = (run.get("environment"), run.get("code"), run.get("seed"), run.get("group"), run.get("dataset"))
         assert ids == (row["environment_id"], row["code_id"], row["seed"], row["group"], row["dataset_id"])

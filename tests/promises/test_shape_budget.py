@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from house import ROOT, sources
+from house import ROOT, sources, tracked
 
 FILE_LINES = 800
 FUNCTION_LINES = 80

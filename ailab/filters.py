@@ -6,6 +6,7 @@ catalogue is compared there; any other one is looked up in the run's row, slower
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -237,9 +238,11 @@ def _metric_conditions(lab: Lab, f: RunFilter) -> list[tuple[str, list[Any]]]:
             raise FilterError(f"{where} needs metric_name", where=where, hint="metric_name=accuracy&metric_min=0.9")
         return []
     value, bound = metric_of(lab, f.metric_name)
-    parts: list[tuple[str, list[Any]]] = [(f"{value} IS NOT NULL", bound)]
+    if f.metric_min is None and f.metric_max is None:
+        return [(f"{value} IS NOT NULL", bound)]
+    parts: list[tuple[str, list[Any]]] = []
     if f.metric_min is not None:
-        parts.append((f"{value} >= ? AND NOT isnan({value})", [*bound, f.metric_min, *bound]))
-    if f.metric_max is not None:
-        parts.append((f"{value} <= ?", [*bound, f.metric_max]))
+        parts.append((f"{value} >= ?", [*bound, f.metric_min]))
+    highest = math.inf if f.metric_max is None else f.metric_max  # NaN is greater than all to the engine, and in no range
+    parts.append((f"{value} <= ?", [*bound, highest]))
     return parts

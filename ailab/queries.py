@@ -427,11 +427,11 @@ def leaderboard(  # the filters of its route
         value, values = "ranked", [metric_name, *values]
         bound = []
     rows: list[Any] = []
-    for kind in ("NOT isnan", "isnan"):  # numbers first, whichever way is best
+    for kind in ("{} <= 'infinity'::DOUBLE", "isnan({})"):  # numbers first, whichever way is best; NaN is greater than all
         if len(rows) < top_k:
-            text = f"FROM {table} WHERE {where} AND {value} IS NOT NULL AND {kind}({value})"
+            text = f"FROM {table} WHERE {where} AND {kind.format(value)}"
             order_by = Order(value, way, "started_at, run_id", bound)
-            rows += _first_rows(lab, text, [*values, *bound, *bound], order_by, top_k - len(rows))
+            rows += _first_rows(lab, text, [*values, *bound], order_by, top_k - len(rows))
     return [
         LeaderboardRow(**_summary_fields(row), rank=i, metric_name=metric_name, value=_number(row[4]))
         for i, row in enumerate(rows, 1)

@@ -28,7 +28,10 @@ FIELDS = ("name", "project", "group", "parent", "dataset", "wandb_url", "descrip
 SPAN = {"segment", "start", "end", "sha256", "line", "lines", "seq", "crc", "sealed"}
 RUN_COLUMNS = ("name", "project_id", "project_label", "status", "started_at", "ended_at", "user", "host", "seed", "group")
 RUN_COLUMNS += ("parent", "dataset", "git_hash", "note", "params", "metrics", "trashed")
+PAGE = Path(__file__).resolve().parents[1] / "events" / "README.md"
+FIELD = re.compile(r"`(\w+)(\??)` (integer|text|number|boolean|object|list of text|time)")
 VIEWS = ("runs", "params", "metrics", "metric_summary", "metric_means", "tags", "notes", "artifacts", "projects", "events")
+EVENT_COLUMNS = ("segment", "seq", "at", "clock", "kind", "run")
 ENDS = ("completed", "failed", "killed")
 
 
@@ -49,6 +52,7 @@ class Event:
     via: str | None
     data: dict
     gone: bool = False
+    said: tuple = (None, None)  # `by` and `via` as the line has them, whatever the header says
 
     @property
     def id(self):
@@ -110,9 +114,42 @@ def decoded(line, segment, redacted_crc=None):
         raise ValueError("seq, at or kind is missing or not as it should be")
     run, by, via = (body[name] if isinstance(body.get(name), str) else None for name in ("run", "by", "via"))
     clock = body["clock"] if type(body.get("clock")) is int else 0
-    data = body["data"] if isinstance(body.get("data"), dict) else {}
-    event = Event(segment, seq, datetime.fromisoformat(at[:-1]), clock, kind, run, by, via, data, redacted_crc is not None)
+    data = body.get("data", {})
+    gone = redacted_crc is not None
+    event = Event(segment, seq, datetime.fromisoformat(at[:-1]), clock, kind, run, by, via, data, gone, (by, via))
     return event, body.get("prev"), crc
+
+
+def fields_by_kind():
+    """The fields of every kind by the page's table: {kind: {field: (type, whether it may be absent)}}."""
+    rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (.*?) \| .*? \|$", PAGE.read_text(), re.MULTILINE)
+    return {kind: {name: (type_, bool(mark)) for name, mark, type_ in FIELD.findall(cell)} for kind, cell in rows}
+
+
+KINDS = fields_by_kind()
+
+
+def is_of_type(value, name):
+    """Whether a JSON value is of one of the types that the page's table names."""
+    if name == "list of text":
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if name == "time":
+        return isinstance(value, str) and AT.fullmatch(value) is not None
+    kinds = {"integer": (int, Decimal), "number": (int, float, Decimal), "text": str, "boolean": bool, "object": dict}[name]
+    return isinstance(value, kinds) and (name == "boolean" or not isinstance(value, bool))
+
+
+def misfit(event):
+    """What of an event's data does not fit its kind; None where all does, or where the kind is not known."""
+    if not isinstance(event.data, dict):
+        return "data"
+    for name, (type_, optional) in KINDS.get(event.kind, {}).items():
+        value = event.data.get(name)
+        if value is None and optional:
+            continue
+        if not is_of_type(value, type_) or (name == "step" and not -(2**63) <= value < 2**63):
+            return name
+    return None
 
 
 @dataclass
@@ -149,8 +186,10 @@ class Reader:
                 self.say(f"gap: seq {event.seq} and prev {prev}, not {self.seq} and {self.crc}")
             if self.sealed:
                 self.say("line behind the footer")
+            if not event.gone and (field := misfit(event)) is not None:
+                self.say(f"data does not fit {event.kind}: {field}")
             self.redacted |= event.gone
-            if event.kind == "segment.sealed":
+            if event.kind == "segment.sealed" and misfit(event) is None:
                 self.footer(event)
             self.events[event.seq] = event
             self.seq, self.crc = event.seq + 1, crc
@@ -177,9 +216,9 @@ class Reader:
             self.say(f"{torn} torn bytes behind the last newline")
 
     def take_span(self, record, span):
-        """Read a span's rows, then stand where the span says that it ends."""
+        """Read a span's rows from where the reading stands, then stand where the span says that it ends."""
         self.file = f"compacted/{record['name']}.json"
-        for n in range(span["line"], span["lines"]):
+        for n in range(self.n, span["lines"]):
             row = record["rows"].get((self.segment, n))
             if row is None or (row["raw"] is None and row.get("kind", "") is None):
                 self.say(f"the tables lack line {n}")
@@ -322,7 +361,7 @@ def header_of(path, name):
 
 
 def read(folder, problems):
-    """Readers by segment that have read to the end: spans while one starts where they stand, then the file."""
+    """Readers by segment that have read to the end: spans while one reaches beyond where they stand, then the file."""
     folder = Path(folder)
     names = {path.name for path in folder.iterdir()}
     marker = (folder / "ailab-store.json").read_bytes() if "ailab-store.json" in names else None
@@ -348,7 +387,7 @@ def read(folder, problems):
 def best_span(records, segment, position):
     """(record, span) that counts at a position, or None; of equals the record whose name sorts first."""
     spans = [(record, span) for record in records for span in record["spans"]]
-    here = [(r, s) for r, s in spans if s["segment"] == segment and s["start"] == position < s["end"]]
+    here = [(r, s) for r, s in spans if s["segment"] == segment and s["start"] <= position < s["end"]]
     return max(here, key=lambda both: (both[1]["end"], both[0]["level"]), default=None)
 
 
@@ -362,15 +401,15 @@ def restore(folder):
 
 def redact(events):
     """Take the data of redacted and purged events away; the SHA-256 of the redacted blobs."""
-    redactions = [event for event in events if event.kind == "event.redacted"]
+    redactions = [event for event in events if event.kind == "event.redacted" and misfit(event) is None]
     ids = {(event.text("segment"), event.whole("seq")) for event in redactions}
-    purges = [event for event in events if event.kind == "run.purged" and event.run is not None]
+    purged = {event.run for event in events if event.kind == "run.purged" and event.run is not None and misfit(event) is None}
     blobs = {event.text("sha256") for event in redactions}
     for event in events:
-        purged = any(purge.run == event.run and purge is not event for purge in purges)
-        if purged or (event.segment, event.seq) in ids or event.gone:
+        asked = event.run in purged or (event.segment, event.seq) in ids
+        if event.gone or (asked and event.kind not in ("event.redacted", "run.purged")):
             event.data, event.gone = {}, True
-    return blobs, {purge.run for purge in purges}
+    return blobs, purged
 
 
 def check_closings(events, readers, problems):
@@ -389,7 +428,7 @@ def check_closings(events, readers, problems):
 
 
 def metric(value):
-    """(double, exact digits or None where the double holds them) of a metric's value; None where it is no value."""
+    """(double, exact digits or None) of a metric's value: those of a text, or of an integer that is not the double."""
     if isinstance(value, bool | float):
         return float(value), None
     text = str(value)
@@ -398,10 +437,7 @@ def metric(value):
     if not isinstance(value, int | Decimal | str) or not DECIMAL.fullmatch(text):
         return None
     near = float(text)
-    try:
-        return near, (None if Decimal(text) == Decimal(near) else text)
-    except ArithmeticError:  # an exponent beyond what can be compared
-        return near, text
+    return near, (None if not isinstance(value, str) and Decimal(text) == Decimal(near) else text)
 
 
 def moment(seconds, at):
@@ -415,18 +451,20 @@ def moment(seconds, at):
 
 
 def points_of(events):
-    """The points by metric, in the order of logging."""
-    found = {}
+    """(the points by metric, in the order of logging; the greatest step that was given, by metric)."""
+    found, greatest = {}, {}
     for event in events:
         for key, raw in event.object("values").items() if event.kind == "metrics.logged" else ():
             number = metric(raw)
             if number is None:
                 continue
             series = found.setdefault(key, [])
+            if event.whole("step") is not None:
+                greatest[key] = max(greatest.get(key, event.whole("step")), event.whole("step"))
             step = len(series) if event.whole("step") is None else event.whole("step")
             time = moment(event.data.get("time"), event.at)
             series.append({"step": step, "time": time, "value": number[0], "exact": number[1], "seq": event.seq})
-    return found
+    return found, greatest
 
 
 def mean_of(numbers):
@@ -440,7 +478,7 @@ def mean_of(numbers):
         return math.fsum(value / len(numbers) for value in numbers)
 
 
-def summary_of(series):
+def summary_of(series, greatest):
     """First, last, extremes, mean and number of the points of one metric; NaN has no part in extremes and mean."""
     values = [point["value"] for point in series]
     numbers = [value for value in values if not math.isnan(value)]
@@ -451,7 +489,7 @@ def summary_of(series):
         "max": max(numbers, default=None),
         "mean": mean_of(numbers),
         "count": len(values),
-        "last_step": series[-1]["step"],
+        "last_step": greatest,
     }
 
 
@@ -508,7 +546,7 @@ def artifacts_of(events):
 
 def fields_of(events):
     """The fields of a run: the last value given by its starts, changes and renamings."""
-    values = dict.fromkeys((*FIELDS, "seed"))
+    values = dict.fromkeys((*FIELDS, "seed")) | {"name": ""}
     for event in events:
         for name in FIELDS:
             given = event.text(name)
@@ -532,7 +570,9 @@ def status_of(events):
             status = "running"
         if status is not None and event.kind in ("run.started", "run.resumed", "run.changed", "run.finished"):
             said.append((event, status))
-    event, status = said[-1]
+    began = ("run.started", "run.resumed")
+    ends = [event.at for event, status in said if event.kind not in began and status in ENDS]
+    event, status = [both for both in said if both[0].kind not in began or not ends or both[0].at > max(ends)][-1]
     error = event.text("error") if event.kind == "run.finished" else None
     return {"status": status, "ended_at": event.at if status in ENDS else None, "error": error}
 
@@ -560,7 +600,7 @@ def run_of(events):
         for event in events
         if event.kind in ("note.changed", "run.flagged") and event.text("note") is not None
     ]
-    points = points_of(events)
+    points, greatest = points_of(events)
     return {
         **fields_of(events),
         **status_of(events),
@@ -571,7 +611,7 @@ def run_of(events):
         "host": opened[0].text("host") if opened else None,
         "params": params,
         "points": points,
-        "summary": {key: summary_of(series) for key, series in points.items()},
+        "summary": {key: summary_of(series, greatest.get(key)) for key, series in points.items()},
         "metrics": final_metrics(events, points),
         "note": notes[-1]["note"] if notes else None,
         "notes": notes,
@@ -585,7 +625,7 @@ def run_of(events):
 
 def project_id(name):
     """The id of the project that a run calls `name`."""
-    before = re.sub(r"\s+", "-", unicodedata.normalize("NFKC", name).casefold())
+    before = re.sub(r"\s+", "-", unicodedata.normalize("NFKC", name).casefold().strip())
     after = re.sub(r"[^A-Za-z0-9._-]", "-", before).strip("-")
     if after == before:
         return after
@@ -650,7 +690,7 @@ def state(folder):
             for event in reader.events.values():
                 event.by = header.text("by") if event.by is None else event.by
                 event.via = header.data.get("via", "sdk") if event.via is None else event.via
-    live = [event for event in events if not event.gone]
+    live = [event for event in events if not event.gone and misfit(event) is None]
     check_closings(live, readers, problems)
     by_run = {}
     for event in live:
@@ -665,7 +705,7 @@ def state(folder):
         run["trashed"] |= bool(run["project"]) and projects[run["project_id"]]["trashed"]
         run["git_hash"] = git_hash(run["code"])
     names = ("segment", "seq", "at", "clock", "kind", "run", "by", "via", "data")
-    listed = [{"event": event.id} | {name: getattr(event, name) for name in names} for event in events]
+    listed = [{"event": event.id} | {name: getattr(event, name) for name in names} | {"said": event.said} for event in events]
     return {"runs": runs, "projects": projects, "events": listed, "problems": problems}
 
 
@@ -723,5 +763,6 @@ def tables(state):
             rows["artifacts"].append((run_id, *rest))
     for key, project in state["projects"].items():
         rows["projects"].append((key, *(project[name] for name in ("name", "description", "created_at", "trashed"))))
-    rows["events"] = [tuple(event.values()) for event in state["events"]]
+    for event in state["events"]:
+        rows["events"].append((*(event[name] for name in ("event", *EVENT_COLUMNS)), *event["said"], event["data"]))
     return {name: sorted(listed, key=sort_key) for name, listed in rows.items()}

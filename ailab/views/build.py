@@ -28,7 +28,7 @@ from ..errors import FilterError, StoreError
 from ..journal import Envelope, Tail, writer_alive
 from . import snapshot
 from .fold import ProjectFold, RunFold, Told, removed_by, tell
-from .rows import ARROW_ROWS, HOT_MAX, Documents, Key, RunRows, insert, one_row, project_of, uid_of
+from .rows import ARROW_ROWS, HOT_MAX, Documents, Key, RunRows, insert, one_row, uid_of
 from .snapshot import CONFIG, States, attach, crash, projects_named, state_keys, statements, write_projects
 from .tables import Tables, literal, points_of_json
 

@@ -42,8 +42,9 @@ EXACT_JSON = f"""
          THEN CAST({{v}} AS VARCHAR) END"""
 """The digits of a JSON value: of a text that is a number, and where a double does not hold them."""
 VALUE_JSON = f"""
-    CASE json_type({{v}}) WHEN 'VARCHAR' THEN CASE WHEN {{v}} ->> '$' IN {_WORDS_SQL} OR regexp_full_match({{v}} ->> '$', '{DECIMAL}')
-                                             THEN TRY_CAST({{v}} ->> '$' AS DOUBLE) END
+    CASE json_type({{v}})
+         WHEN 'VARCHAR' THEN CASE WHEN {{v}} ->> '$' IN {_WORDS_SQL} OR regexp_full_match({{v}} ->> '$', '{DECIMAL}')
+                                  THEN TRY_CAST({{v}} ->> '$' AS DOUBLE) END
          WHEN 'BOOLEAN' THEN CASE {{v}} WHEN 'true' THEN 1 ELSE 0 END
          WHEN 'DOUBLE' THEN TRY_CAST({{v}} ->> '$' AS DOUBLE) WHEN 'BIGINT' THEN TRY_CAST({{v}} ->> '$' AS DOUBLE)
          WHEN 'UBIGINT' THEN TRY_CAST({{v}} ->> '$' AS DOUBLE) END"""

@@ -458,6 +458,45 @@ def test_a_run_without_a_start_is_not_there(store):
     assert (run["note"], run["status"], run["ended_at"], run["project_label"]) == ("early", "running", None, "Iris")
 
 
+def test_data_that_do_not_fit_change_nothing(store):
+    """A field of another type, one that is missing, and data that are no object: named, and the event stays in the list."""
+    segment = Segment(A, "r1")
+    segment.add("run.started", name="kept", seed=1)
+    at = len(segment.bytes)
+    segment.add("run.started", name="other", seed="2")
+    segment.add("note.changed", text="no note")
+    segment.add("metrics.logged", values={"a": 1}, step=2.5)
+    segment.add("metrics.logged", values={"a": 1}, step=2**63)
+    segment.add("event.redacted", segment=A, seq="1")
+    segment.add("run.purged", reason=1)
+    segment.add_text("parameters.added", "[1]")
+    state = oracle.state(store(segment))
+    assert wrong(store(segment, name="again"))[0] == (f"segments/{A}.jsonl", 2, at, "data does not fit run.started")
+    assert len(state["problems"]) == 7
+    assert len(state["events"]) == 9
+    run = state["runs"]["r1"]
+    assert (run["name"], run["seed"], run["notes"], run["points"], run["params"]) == ("kept", 1, [], {}, {})
+
+
+def test_a_removal_is_not_removed(store):
+    """Redactions and purges keep their data whoever names them, so that what they took away stays away."""
+    segment, other = training(), Segment(C)
+    other.add("event.redacted", segment=A, seq=11)
+    other.add("event.redacted", segment=C, seq=1)
+    other.add("run.purged", run="r1", reason="one")
+    other.add("run.purged", run="r1", reason="two")
+    other.add("event.redacted", segment=C, seq=3)
+    state = read(store(segment, other))
+    assert [event["data"] for event in state["events"] if event["segment"] == C][1:] == [
+        {"segment": A, "seq": 11},
+        {"segment": C, "seq": 1},
+        {"reason": "one"},
+        {"reason": "two"},
+        {"segment": C, "seq": 3},
+    ]
+    assert (state["runs"], state["projects"]) == ({}, {})
+
+
 def test_a_project_trashes_its_runs(store):
     """A run is in the trash while its project is; the label is the last of project.changed."""
     segment, other = training(), Segment(C, clock=100)
@@ -477,6 +516,8 @@ def test_a_project_trashes_its_runs(store):
     ("name", "key"),
     [
         ("iris", "iris"),
+        (" iris ", "iris"),
+        ("a\x1c\x85b", "a-b"),
         ("Iris  Data", "iris-data"),
         ("ＩＲＩＳ\u00a0_v1.0", "iris-_v1.0"),
         ("Größe", "gr-sse-" + hashlib.sha256("grösse".encode()).hexdigest()[:8]),
@@ -500,7 +541,9 @@ def test_a_projects_id_is_made_from_its_name(name, key):
         ("-Infinity", (-math.inf, None)),
         ("0.10000000000000000001", (0.1, "0.10000000000000000001")),
         ("0.1", (0.1, "0.1")),
-        ("1E+3", (1000.0, None)),
+        ("1E+3", (1000.0, "1E+3")),
+        ("2.5", (2.5, "2.5")),
+        (2**70, (float(2**70), None)),
         ("1E+99999999999999999999", (math.inf, "1E+99999999999999999999")),
         ("nan", None),
         (" 1", None),
@@ -529,7 +572,8 @@ def test_steps_are_counted_where_they_are_absent(store):
         utc(1970, 1, 1, 0, 0, 1, 500000),
     ]
     assert [(point["step"], point["seq"]) for point in run["points"]["c"]] == [(0, 4)]
-    assert run["summary"]["a"] == {"first": 1, "last": -1.5, "min": -1.5, "max": 2, "mean": 0.5, "count": 4, "last_step": -3}
+    assert run["summary"]["a"] == {"first": 1, "last": -1.5, "min": -1.5, "max": 2, "mean": 0.5, "count": 4, "last_step": 10}
+    assert run["summary"]["c"]["last_step"] is None
     assert len(run["points"]["b"]) == 1
 
 
@@ -680,7 +724,7 @@ def test_spans_follow_one_another_and_then_the_file(store):
 
 
 def test_overlapping_records_count_once(store):
-    """Of spans at one place the greatest end counts, then the greatest level, then the name; what overlaps is passed over."""
+    """Of spans that reach beyond a place the greatest end counts, then the greatest level, then the name; each line once."""
     segment, other = training(), training(B, "r2", via="cli")
     starts = [at for at, _ in lines_of(segment.bytes)]
     expected = oracle.digest(read(store(segment, other, name="before")))
@@ -691,7 +735,8 @@ def test_overlapping_records_count_once(store):
     assert oracle.digest(read(folder)) == expected
     records, _ = oracle.commit_records(folder, [])
     assert oracle.best_span(records, A, 0)[0]["name"] == "c"
-    assert oracle.best_span(records, A, starts[7]) is None
+    assert oracle.best_span(records, A, starts[7])[0]["name"] == "d"
+    assert oracle.best_span(records, A, starts[9]) is None
     compact(folder, "e", {A: (segment.bytes, 0, starts[7])}, level=1, replaces=["c"])
     compact(folder, "f", {A: (segment.bytes, 0, starts[7])}, level=1, replaces=["c"])
     records, _ = oracle.commit_records(folder, [])

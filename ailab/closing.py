@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from . import capture, claims, commits, events
-from .segments import Segment, stated_crc, writer_alive
+from .segments import Envelope, Segment, stated_crc, writer_alive
 from .store import run_of_segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from .commits import Chosen
     from .journal import Writer
@@ -29,14 +29,9 @@ ELSEWHERE_SECONDS = 600.0
 Closings = dict[str, list[events.SegmentClosed]]
 """What was said of segments, by their name at birth."""
 
-_SAID = b'"kind":"' + events.SegmentClosed.kind.encode() + b'"'
+_decoder = msgspec.json.Decoder(Envelope)
 _HEAD = 1 << 16
 _TAIL = 1 << 14
-
-
-class _Said(msgspec.Struct):
-    kind: str
-    data: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 def close_dead(
@@ -67,26 +62,28 @@ def close_dead(
 
 
 def closings_in_segments(store: Store, names: Iterable[str]) -> Closings:
-    """What segments say of others' ends. Only those of writers without a run are asked: no run closes anything."""
+    """What segments say of others' ends."""
     found: Closings = {}
+    for event in said_in_segments(store, names, (events.SegmentClosed.kind,)):
+        add_closing(event.data, found)
+    return found
+
+
+def said_in_segments(store: Store, names: Iterable[str], kinds: Collection[str]) -> Iterator[Envelope]:
+    """Events of some kinds in the segments of writers without a run, who alone say such things, wherever the rest is damaged."""
+    wanted = [b'"kind":"' + kind.encode() + b'"' for kind in kinds]
     for name in names:
         if run_of_segment(name) is not None:
             continue
         try:
             with open(store.segment_path(name), "rb") as file:
-                for line in file:
-                    if _SAID in line:
-                        take_closing(line, found)
+                lines = [line for line in file if any(mark in line for mark in wanted)]
         except OSError:  # removed since, or named by whoever reads events
             continue
-    return found
-
-
-def take_closing(line: bytes, found: Closings) -> None:
-    """Add the closing that a line states, if it does and is whole."""
-    said = _decode(line[:-1])
-    if said is not None and said.kind == events.SegmentClosed.kind:
-        add_closing(said.data, found)
+        for line in lines:
+            event = _decode(line[:-1])
+            if event is not None and event.kind in kinds:
+                yield event
 
 
 def add_closing(data: bytes | msgspec.Raw, found: Closings) -> None:
@@ -169,13 +166,13 @@ def _has_footer(fd: int, size: int) -> bool:
     return said is not None and said.kind == events.SegmentSealed.kind
 
 
-def _decode(line: bytes) -> _Said | None:
-    """A line's kind and payload, if it is whole and right."""
+def _decode(line: bytes) -> Envelope | None:
+    """A line's event, if it is whole and right."""
     if stated_crc(line) is None:
         return None
     try:
-        return msgspec.json.decode(line, type=_Said)
-    except msgspec.DecodeError:
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

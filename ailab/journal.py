@@ -254,6 +254,9 @@ class Writer:
     def _ready(self) -> None:
         """Open, take up again after a fork or an interrupt, or rotate, as needed."""
         fd, _, _, _, dirty = self._get()
+        if _is_unlinked(fd):
+            self._put_back(fd)
+            fd, _, _, _, dirty = self._get()
         if fd < 0:
             self._open()
         elif dirty:
@@ -387,6 +390,33 @@ class Writer:
         _take_lock(fd)
         return fd, name
 
+    def _put_back(self, fd: int) -> None:
+        """Give an unlinked segment its name again, with all its bytes; where that is taken, begin another segment.
+
+        Compaction on another machine may take a silent writer as gone, and remove the file once its bytes are in tables. What was
+        written since has no other place.
+        """
+        path = self.store.segment_path(self.name)
+        try:
+            new = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except FileExistsError:
+            self._close()
+            self._open(previous=self.name)
+            return
+        try:
+            offset = 0
+            while chunk := os.pread(fd, 1 << 20, offset):
+                self._put_bytes(new, chunk)
+                offset += len(chunk)
+            _take_lock(new)
+        except BaseException:
+            os.unlink(path)
+            os.close(new)
+            raise
+        _, seq, prev, *_ = self._get()
+        self._put(new, seq, prev, 0, True)
+        os.close(fd)
+
     def _recover(self) -> None:
         """Read back the last whole line: after an interrupt or a failed write the file is the truth.
 
@@ -501,8 +531,8 @@ class Writer:
         self.append(events.HeartbeatSent())
 
     def look(self) -> None:
-        """Send the next call past the size and age check, also when few lines come."""
-        if time.monotonic() - self._opened_at >= SEGMENT_SECONDS:
+        """Send the next call past the size and age check, also when few lines come, or when the file lost its name."""
+        if time.monotonic() - self._opened_at >= SEGMENT_SECONDS or _is_unlinked(self._get()[0]):
             self._soil()
 
     def forked(self) -> None:
@@ -552,6 +582,16 @@ def _flush_folder(path: str) -> None:
     except OSError as problem:
         if is_from_signal_handler(problem) or problem.errno not in _CANNOT_FLUSH:
             raise
+
+
+def _is_unlinked(fd: int) -> bool:
+    """Whether an open file has lost its name; of one that cannot be asked, the write will tell what is wrong."""
+    try:
+        return fd >= 0 and os.fstat(fd).st_nlink == 0
+    except OSError as problem:
+        if is_from_signal_handler(problem):
+            raise
+        return False
 
 
 def _take_lock(fd: int) -> None:

@@ -13,7 +13,7 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import events, values
+from . import background, events, values
 from .errors import AilabError, RejectedError, is_from_signal_handler
 from .journal import Writer
 
@@ -312,8 +312,20 @@ class Run:
             self._writer.seal(final=final)
             if self._writer.dropped:
                 self._say(f"run {self.id}: {self._writer.dropped} points could not be written")
+            if self._setting.auto_compact and not final:
+                self._compact_in_time(self._writer.store)
         if self._own_wandb:
             self._wandb.finish()
+
+    def _compact_in_time(self, store: Store) -> None:
+        """Have a process of its own compact the store when that is due; where that cannot be, say so and let it be."""
+        try:
+            background.after_run(store)
+        except OSError as problem:
+            if is_from_signal_handler(problem):
+                raise
+            text = told(problem, "segments are not compacted until `ailab compact` is called")
+            say(text, once=text, silent=self._setting.silent)
 
     def _wait_for_capture(self, seconds: float) -> None:
         if self._captured is not None:

@@ -26,6 +26,7 @@ def clean_world(monkeypatch, tmp_path):
     for name in list(os.environ):
         if name.startswith(_OURS) or name in _OTHERS:
             monkeypatch.delenv(name)
+    monkeypatch.setenv("AILAB_AUTO_COMPACT", "0")
     monkeypatch.chdir(tmp_path)
     yield
     recorder = sys.modules.get("ailab.recorder")

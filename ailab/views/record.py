@@ -99,15 +99,18 @@ def prove(store: Store, name: str, commit: Commit, digests: list[str]) -> None:
         DamageError: a line does not come back, or comes back changed.
     """
     source = restore.Source(store, name, commit)
-    for span, wanted in zip(commit.spans, digests, strict=True):
-        digest = hashlib.sha256()
-        redacted = False
-        for row in source.lines(span):
-            digest.update(row.line)
-            redacted = redacted or row.redacted
-        found = digest.hexdigest()
-        if found != wanted or (span.start == 0 and not redacted and found != span.sha256):
-            raise DamageError("bad-checksum", path=store.commit_path(name), detail=f"tables do not give back {span.segment}")
+    try:
+        for span, wanted in zip(commit.spans, digests, strict=True):
+            digest = hashlib.sha256()
+            redacted = False
+            for row in source.lines(span):
+                digest.update(row.line)
+                redacted = redacted or row.redacted
+            found = digest.hexdigest()
+            if found != wanted or (span.start == 0 and not redacted and found != span.sha256):
+                raise DamageError("bad-checksum", path=store.commit_path(name), detail=f"tables do not give back {span.segment}")
+    finally:
+        source.close()
 
 
 def _remove(store: Store, name: str, stem: str) -> None:

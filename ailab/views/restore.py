@@ -78,9 +78,12 @@ def lines(store: Store, name: str, commit: Commit, segment: str | None = None) -
 def restored(store: Store, name: str, commit: Commit, segment: str | None = None) -> Iterator[Restored]:
     """As `lines`, with what is known of each line besides its bytes."""
     source = Source(store, name, commit)
-    for span in sorted(commit.spans, key=lambda span: (span.segment, span.start)):
-        if segment is None or span.segment == segment:
-            yield from source.lines(span)
+    try:
+        for span in sorted(commit.spans, key=lambda span: (span.segment, span.start)):
+            if segment is None or span.segment == segment:
+                yield from source.lines(span)
+    finally:
+        source.close()
 
 
 class Source:
@@ -92,6 +95,7 @@ class Source:
 
     def __init__(self, store: Store, name: str, commit: Commit) -> None:
         self.path = store.commit_path(name)
+        self._spans = commit.spans
         for table in commit.files:
             commits.check_table(store, table)
         try:
@@ -99,10 +103,16 @@ class Source:
         except (pa.ArrowException, OSError, KeyError) as problem:
             raise self._unreadable(problem) from problem
 
+    def close(self) -> None:
+        """Let go of the tables."""
+        for table in self._tables:
+            table.file.close()
+
     def lines(self, span: Span) -> Iterator[Restored]:
-        """The lines of one of the record's spans, in order."""
+        """The lines of one of the record's spans, or of the end of one, in order."""
+        whole = next((own for own in self._spans if own.segment == span.segment and own.end == span.end), span)
         try:
-            yield from self._lines(span)
+            yield from (row for row in self._lines(whole) if row.n >= span.line)
         except (pa.ArrowException, OSError, LookupError, TypeError, UnicodeDecodeError) as problem:
             raise self._unreadable(problem) from problem
 

@@ -9,7 +9,6 @@ DuckDB nor rich.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -19,18 +18,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from . import __version__
-from .errors import (
-    AilabError,
-    DamageError,
-    FilterError,
-    MissingExtraError,
-    NotFoundError,
-    RefusedError,
-    RejectedError,
-    SettingError,
-    StoreError,
-)
+from . import __version__, upkeep
+from .calling import Call, Verbs, counted, dir_option, say
+from .errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,212 +36,6 @@ POINTS_MAX = 100_000
 """Points of a run that are read one by one; of more, each metric is thinned out, its minima and maxima kept."""
 THINNED = 2000
 NEAREST = 3
-EXIT_INTERRUPTED = 130
-EXIT_PIPE = 141
-
-
-# -- problems ----------------------------------------------------------------------------------------------------------
-
-
-class Problem(msgspec.Struct, kw_only=True):
-    """What went wrong, with the fields of the server's answer; `instance` is the verb."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    where: str | None = None
-    hint: str | None = None
-    nearest: list[str] = []
-
-
-_PROBLEMS: tuple[tuple[type[Exception], int, str, str], ...] = (
-    (NotFoundError, 404, "not-found", "not there"),
-    (FilterError, 400, "invalid", "a part of the request is not allowed"),
-    (RejectedError, 400, "rejected", "a value that cannot be kept"),
-    (SettingError, 400, "setting", "a setting that is not allowed"),
-    (RefusedError, 403, "refused", "the rules forbid it"),
-    (StoreError, 503, "store", "the store cannot be used now"),
-    (DamageError, 500, "damage", "bytes on disk are not what was written"),
-    (MissingExtraError, 501, "missing-extra", "an optional dependency is not installed"),
-    (click.UsageError, 400, "usage", "the command line does not parse"),
-    (Exception, 500, "internal-server-error", "internal server error"),
-)
-"""Error class, status, last part of `type`, title, as the server has them; the first that fits counts."""
-
-
-def problem_of(error: Exception, *, verb: str) -> Problem:
-    """An error as the object that `--json` prints."""
-    _, status, slug, title = next(row for row in _PROBLEMS if isinstance(error, row[0]))
-    message, hint = _words(error)
-    return Problem(
-        type=f"urn:ailab:problem:{slug}",
-        title=title,
-        status=status,
-        detail=message,
-        instance=f"urn:ailab:cli:{verb}",
-        where=getattr(error, "where", None) or getattr(error, "key", None),
-        hint=hint or None,
-        nearest=list(getattr(error, "nearest", ())),
-    )
-
-
-def _words(error: Exception) -> tuple[str, str]:
-    """(what happened, what to do next) of an error."""
-    if isinstance(error, AilabError):
-        return error.message, error.hint
-    if isinstance(error, click.UsageError):
-        ctx = error.ctx
-        return error.format_message(), f"{ctx.command_path} --help" if ctx is not None else ""
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), ""
-    return str(error), ""
-
-
-# -- the frame that every verb stands in -------------------------------------------------------------------------------
-
-
-class Call:
-    """What a command line asks for besides its verb's own options.
-
-    Attributes:
-        dir: the store, or None for the one that `start_run` would find.
-        json: whether the answer is to be JSON.
-    """
-
-    def __init__(self) -> None:
-        self.dir: str | None = None
-        self.json = False
-
-    @contextmanager
-    def lab(self) -> Iterator[Lab]:
-        """The catalogue of the store, up to date; what could not be read is said in one line."""
-        from .views import open_lab
-
-        lab = open_lab(self.dir)
-        try:
-            if lab.problems:
-                _say(f"note: {_count(len(lab.problems), 'place')} in this store could not be read; `ailab doctor` says where")
-            yield lab
-        finally:
-            lab.close()
-
-    def answer(self, value: Any, draw: Callable[[Any, Screen], None] | None = None) -> None:
-        """Print an answer: as JSON where that is wanted, else drawn by `draw(terminal, screen)`."""
-        if self.json or draw is None:
-            click.echo(msgspec.json.encode(value))
-            return
-        from . import terminal
-
-        draw(terminal, terminal.Screen())
-
-
-class Verb(click.Command):
-    """A verb: has `--dir` and `--json` beside its own options, and says in its help what it calls.
-
-    Args:
-        calls: the query or action behind it.
-        examples: command lines that work.
-    """
-
-    def __init__(self, *args: Any, calls: str, examples: Sequence[str], **attributes: Any) -> None:
-        super().__init__(*args, **attributes)
-        self.calls = calls
-        self.examples = examples
-        self.params.append(_dir_option())
-        self.params.append(
-            click.Option(
-                ["--json", "as_json"], is_flag=True, expose_value=False, callback=_keep_json, help="Print the answer as JSON."
-            )
-        )
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples, and what the verb calls."""
-        with formatter.section("Examples"):
-            for example in self.examples:
-                formatter.write(f"  {example}\n")
-        formatter.write(f"\ncalls: {self.calls}\n")
-        super().format_epilog(ctx, formatter)
-
-
-class Verbs(click.Group):
-    """All verbs, in the order of this file; the one place where errors become words and exit statuses."""
-
-    command_class = Verb
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all verbs."""
-        del ctx
-        return list(self.commands)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Note whether JSON is wanted before anything can go wrong; make every text one that UTF-8 can hold."""
-        ctx.meta["ailab.json"] = "--json" in args
-        clean = [arg if before == "--dir" else _valid(arg) for before, arg in zip(["", *args], args, strict=False)]
-        return super().parse_args(ctx, clean)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; end with 1 after an error, 2 where the command line is wrong, 130 after Ctrl-C."""
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(EXIT_PIPE)
-        except KeyboardInterrupt:
-            _say("")
-            ctx.exit(EXIT_INTERRUPTED)
-        except click.UsageError as error:
-            if not ctx.meta["ailab.json"]:
-                raise
-            _complain(ctx, error)
-            ctx.exit(2)
-        except (AilabError, OSError) as error:
-            _complain(ctx, error)
-            ctx.exit(1)
-        return result
-
-
-def _complain(ctx: click.Context, error: Exception) -> None:
-    if ctx.meta["ailab.json"]:
-        click.echo(msgspec.json.encode(problem_of(error, verb=ctx.invoked_subcommand or "")), err=True)
-        return
-    from .terminal import plain
-
-    message, hint = _words(error)
-    _say(plain(f"error: {message}" + (f"\nhint: {hint}" if hint else ""), lines=True))
-
-
-def _keep_dir(ctx: click.Context, _option: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        ctx.ensure_object(Call).dir = value
-
-
-def _keep_json(ctx: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001  (click hands it over so)
-    ctx.ensure_object(Call).json = value
-
-
-def _dir_option() -> click.Option:
-    return click.Option(
-        ["--dir"],
-        metavar="STORE",
-        expose_value=False,
-        callback=_keep_dir,
-        help="The store. [default: AILAB_DIR, else the nearest events/, else ./events]",
-    )
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _valid(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _given_or_stdin(text: str) -> str:
@@ -275,7 +59,7 @@ def main(ctx: click.Context) -> None:
             stream.reconfigure(errors="replace")
 
 
-main.params.append(_dir_option())
+main.params.append(dir_option())
 
 
 def _verb(*examples: str, calls: str, **attributes: Any) -> Callable[[Callable[..., None]], click.Command]:
@@ -308,7 +92,7 @@ def demo(call: Call, serving: bool, n_runs: int | None) -> None:  # noqa: FBT001
     if serving:
         _serve(call, host="127.0.0.1", port=None, reload=False)
     else:
-        _say("next: ailab runs, ailab show latest, ailab top accuracy, ailab serve")
+        say("next: ailab runs, ailab show latest, ailab top accuracy, ailab serve")
 
 
 @_verb("ailab serve", "ailab serve --port 8080 --dir ~/lab/events", calls="ailab_api.app.serve")
@@ -380,9 +164,9 @@ def runs(call: Call, /, latest: int | None, **given: Any) -> None:
         else:
             call.answer(page.rows, lambda terminal, screen: _draw_runs(lab, page, asked, terminal, screen))
     if not page.rows:
-        _say("no runs" + (" that the filters keep" if pairs else ""))
+        say("no runs" + (" that the filters keep" if pairs else ""))
     elif page.total > len(page.rows) and latest is None:
-        _say(f"{len(page.rows):,} of {page.total:,} runs; --limit shows more")
+        say(f"{len(page.rows):,} of {page.total:,} runs; --limit shows more")
 
 
 def _filter_pairs(given: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -462,13 +246,13 @@ def _draw_run(
     if parts["metrics"]:
         _print_metrics(lab, screen, run, keys)
     if parts["artifacts"]:
-        terminal.artifacts(screen, run.artifact_files) if run.artifact_files else _say("no artifacts")
+        terminal.artifacts(screen, run.artifact_files) if run.artifact_files else say("no artifacts")
     if parts["diff"]:
-        screen.raw(run.git_diff) if run.git_diff else _say(
+        screen.raw(run.git_diff) if run.git_diff else say(
             "no diff: nothing differed from the commit, or there was no repository"
         )
     if parts["packages"]:
-        screen.raw(run.pip_freeze) if run.pip_freeze else _say("no packages were captured")
+        screen.raw(run.pip_freeze) if run.pip_freeze else say("no packages were captured")
 
 
 def _print_metrics(lab: Lab, screen: Screen, run: queries.RunDetail, keys: Sequence[str]) -> None:
@@ -533,7 +317,7 @@ def _print_sheets(lab: Lab, screen: Screen, run: queries.RunDetail) -> None:
             try:
                 _, content = queries.open_artifact(lab, run.run_id, file.path)
             except NotFoundError as problem:
-                _say(f"note: {terminal.plain(file.path)} cannot be shown: {problem.message}")
+                say(f"note: {terminal.plain(file.path)} cannot be shown: {problem.message}")
                 continue
             with content:
                 terminal.sheet(screen, file.path, terminal.read_sheet(content))
@@ -599,7 +383,7 @@ def top(call: Call, /, metric: str, project: str | None, **options: Any) -> None
                 raise NotFoundError(
                     "metric", metric, nearest=_close(metric, known), hint="" if known else "no run has a final metric yet"
                 )
-            _say("no runs that the filters keep have this metric")
+            say("no runs that the filters keep have this metric")
     if rows or call.json:
         call.answer(rows, lambda terminal, screen: terminal.leaderboard(screen, rows))
 
@@ -680,9 +464,9 @@ def changes(call: Call, run: str | None, limit: int) -> None:
     if page.rows or call.json:
         call.answer(page.rows, lambda terminal, screen: terminal.changes(screen, page.rows))
     if not page.rows:
-        _say("nothing was changed")
+        say("nothing was changed")
     elif page.total > len(page.rows):
-        _say(f"{len(page.rows):,} of {page.total:,} changes; --limit shows more")
+        say(f"{len(page.rows):,} of {page.total:,} changes; --limit shows more")
 
 
 # -- asking ------------------------------------------------------------------------------------------------------------
@@ -722,7 +506,7 @@ def sql(call: Call, query: str | None, as_csv: bool, limit: int | None) -> None:
     else:
         call.answer(answer, lambda terminal, screen: _draw_rows(answer, terminal, screen))
     if answer.truncated:
-        _say(f"the first {_count(len(answer.rows), 'row')}; --limit shows more")
+        say(f"the first {counted(len(answer.rows), 'row')}; --limit shows more")
 
 
 @contextmanager
@@ -741,8 +525,8 @@ def _ended_by_interrupt() -> Iterator[None]:
 def _draw_rows(answer: queries.SqlAnswer, terminal: Any, screen: Screen) -> None:
     terminal.rows_of_sql(screen, answer)
     if screen.left_out:
-        missing = _count(len(screen.left_out), "column")
-        _say(f"{missing} without room: {', '.join(screen.left_out)}; --json and --csv give all")
+        missing = counted(len(screen.left_out), "column")
+        say(f"{missing} without room: {', '.join(screen.left_out)}; --json and --csv give all")
 
 
 def _print_csv(answer: queries.SqlAnswer) -> None:
@@ -768,3 +552,7 @@ def doctor(ctx: click.Context) -> None:
     call.answer(found, lambda terminal, screen: terminal.checkup(screen, found))
     if not found.healthy:
         ctx.exit(1)
+
+
+for _command in upkeep.VERBS:
+    main.add_command(_command)

@@ -769,12 +769,20 @@ def checkup(screen: Screen, found: Checkup) -> None:
         ]
     )
     screen.show()
+    lines = []
+    for finding in found.findings:
+        where = finding.where.replace(found.store + os.sep, "") if finding.level != "ok" else ""
+        lines.append((finding.level, finding.what, where, finding.cost, finding.hint))
+    findings(screen, lines)
+
+
+def findings(screen: Screen, found: Iterable[tuple[str, str, str, str, str]]) -> None:
+    """What was found, as (level, what, where, cost, hint)."""
     table = Table(box=None, show_header=False, show_edge=False, pad_edge=False, padding=(0, GAP, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for finding in found.findings:
-        about = [finding.where.replace(found.store + os.sep, "") if finding.level != "ok" else ""]
-        about += [f"{name}: {text}" for name, text in (("cost", finding.cost), ("hint", finding.hint)) if text]
+    for level, what, where, cost, hint in found:
+        about = [where, *(f"{name}: {text}" for name, text in (("cost", cost), ("hint", hint)) if text)]
         lines = "".join(f"\n{plain(line)}" for line in about if line)
-        table.add_row(Text(finding.level, style=_LEVEL_STYLE[finding.level]), Text.assemble(plain(finding.what), (lines, "dim")))
+        table.add_row(Text(level, style=_LEVEL_STYLE[level]), Text.assemble(plain(what), (lines, "dim")))
     screen.show(table)

@@ -9,7 +9,7 @@ from house import blocks, page
 
 from ailab.cli import main
 
-VERBS = ("changes", "compare", "demo", "doctor", "flag", "note", "runs", "serve", "show", "sql", "tag", "top")
+VERBS = ("changes", "compact", "compare", "demo", "doctor", "flag", "note", "runs", "serve", "show", "sql", "tag", "top", "verify")
 CODE = {"sh", "console", "bash"}
 
 
@@ -46,7 +46,7 @@ def test_each_verb_says_what_it_does_and_calls(verb):
     text = command.get_help(command.make_context(verb, [], resilient_parsing=True, parent=main.make_context("ailab", [verb])))
     assert (command.help or "").split("\n")[0].endswith(".")
     assert f"ailab {verb}" in text
-    assert re.search(r"\b(?:queries|actions|checkup|demo|ailab_api)\.\w+", text)
+    assert re.search(r"\b(?:queries|actions|checkup|demo|ailab_api|verification|joining|collecting|removal|views)\.\w+", text)
     assert "--json" in text
 
 

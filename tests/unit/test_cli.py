@@ -35,11 +35,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ailab
-from ailab import checkup, cli, errors, queries, terminal, views
+from ailab import calling, checkup, cli, errors, queries, terminal, views
 from ailab.capture import user_name
 
 ROOT = Path(ailab.__file__).parents[1]
-VERBS = ["demo", "serve", "runs", "show", "compare", "top", "note", "flag", "tag", "changes", "sql", "doctor"]
+VERBS = [
+    "demo",
+    "serve",
+    "runs",
+    "show",
+    "compare",
+    "top",
+    "note",
+    "flag",
+    "tag",
+    "changes",
+    "sql",
+    "doctor",
+    "verify",
+    "compact",
+]
 ESCAPE = "\x1b"
 
 TRAIN = """
@@ -202,7 +217,7 @@ def test_every_verb_is_documented(verb):
         module, *rest = called.removeprefix("ailab_api.").split(".")
         found = importlib.import_module(f"ailab_api.{module}" if called.startswith("ailab_api") else f"ailab.{module}")
         for name in rest:
-            found = getattr(found, name)
+            found = getattr(found, name, None) or importlib.import_module(f"{found.__name__}.{name}")
         assert callable(found)
 
 
@@ -712,7 +727,7 @@ def test_wrong_input_is_answered_in_words_and_in_json(events, args, code, said):
     assert said is None or said in plain.stderr
     as_json = call(*args, *([] if "--json" in args else ["--json"]), store=events, code=code)
     assert as_json.stdout == ""
-    problem = msgspec.json.decode(as_json.stderr, type=cli.Problem)
+    problem = msgspec.json.decode(as_json.stderr, type=calling.Problem)
     assert problem.instance == f"urn:ailab:cli:{args[0] if args[0] in VERBS else ''}"
     assert problem.detail
     assert said is None or problem.detail.splitlines()[0][:20] in said.removeprefix("error: ") or said in problem.detail
@@ -733,7 +748,7 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path, args):
 def test_problems_have_the_shape_of_the_server():
     """One error shape: every error of ailab has the same object at the command line and over HTTP."""
     served = pytest.importorskip("ailab_api.errors")
-    assert cli.Problem.__struct_fields__ == served.Problem.__struct_fields__
+    assert calling.Problem.__struct_fields__ == served.Problem.__struct_fields__
     for error in (
         errors.NotFoundError("run", "x", nearest=["y"]),
         errors.FilterError("limit: no", where="limit", hint="allowed: 1"),
@@ -745,9 +760,9 @@ def test_problems_have_the_shape_of_the_server():
         errors.MissingExtraError("report", extra="eval"),
         RuntimeError("inside"),
     ):
-        here, there = cli.problem_of(error, verb="show"), served.problem_of(error, instance="urn:ailab:cli:show")
+        here, there = calling.problem_of(error, verb="show"), served.problem_of(error, instance="urn:ailab:cli:show")
         if isinstance(error, errors.AilabError):
-            assert here == cli.Problem(**{f: getattr(there, f) for f in there.__struct_fields__})
+            assert here == calling.Problem(**{f: getattr(there, f) for f in there.__struct_fields__})
         assert (here.type, here.title, here.status) == (there.type, there.title, there.status)
 
 

@@ -1,0 +1,160 @@
+"""The verbs of upkeep: they look after the files of a store, and most of them open no catalogue.
+
+Who uses it: `cli`, which adds `VERBS` behind its own. What holds: a verb that removes something says before what, asks on a
+terminal unless `--yes` is given, and off a terminal does nothing without `--yes`; progress is shown on standard error, and only
+on a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .calling import Call, Verb
+from .errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .store import Store
+    from .terminal import Screen
+    from .verification import Verification
+    from .views.compact import Compaction
+
+VERBS: list[click.Command] = []
+"""In the order of the help."""
+
+
+def _verb(*examples: str, calls: str) -> Callable[[Callable[..., None]], click.Command]:
+    def add(function: Callable[..., None]) -> click.Command:
+        command = click.command(cls=Verb, calls=calls, examples=examples)(function)
+        VERBS.append(command)
+        return command
+
+    return add
+
+
+def _store(call: Call) -> Store:
+    """The store that is meant, which must be there."""
+    from .checkup import store_path
+    from .store import open_store
+
+    return open_store(store_path(call.dir), create=False)
+
+
+@contextmanager
+def _progress(call: Call, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, moved by (bytes done, bytes to do); nothing where that is no terminal."""
+    if call.json or not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    """Go on only when that is wanted.
+
+    Raises:
+        RefusedError: nobody can be asked.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise RefusedError("nothing was removed: nobody can be asked", hint="--yes removes without asking")
+    if not click.confirm(question, err=True):
+        raise RefusedError("nothing was removed")
+
+
+@_verb("ailab verify", "ailab verify --dir /mnt/backup/events --json", calls="verification.verify")
+@click.pass_context
+def verify(ctx: click.Context, /) -> None:
+    """Read every byte of the store and say what is damaged.
+
+    Lines, chains, footers, closings, commit records, tables, blobs. The exit status is 0 without errors, else 1.
+    """
+    from . import verification
+
+    call = ctx.ensure_object(Call)
+    with _progress(call, "reading") as progress:
+        found = verification.verify(_store(call), progress=progress)
+    call.answer(found, lambda terminal, screen: _draw_verification(found, terminal, screen))
+    if not found.sound:
+        ctx.exit(1)
+
+
+def _draw_verification(found: Verification, terminal: Any, screen: Screen) -> None:
+    screen.facts(
+        [
+            ("store", found.store),
+            ("segments", f"{found.segments:,}"),
+            (
+                "compacted",
+                f"{found.commits:,} records, {found.tables:,} tables, {found.spans:,} spans",
+            ),
+            ("lines", f"{found.lines:,}" + (f", {found.redacted:,} of them redacted" if found.redacted else "")),
+            ("blobs", f"{found.blobs:,}"),
+            ("read", f"{terminal.size(found.bytes)} in {found.seconds:.1f} s"),
+        ]
+    )
+    screen.show()
+    rows: list[tuple[str, str, str, str, str]] = []
+    for one in found.findings:
+        where = one.file.replace(found.store + os.sep, "") + (f":{one.line}:{one.offset}" if one.line else "")
+        rows.append((one.level, f"{one.kind}: {one.what}" if one.what else one.kind, where, one.cost, one.hint))
+    terminal.findings(screen, rows or [("ok", "every byte is as it was written", "", "", "")])
+
+
+@_verb("ailab compact", "ailab compact --grace 0 --json", calls="views.compact.compact")
+@click.option("--grace", "grace_s", type=click.FloatRange(min=0), default=3600.0, metavar="SECONDS",
+              help="How long replaced segments stay beside the tables. [default: 3600]")  # fmt: skip
+@click.option(
+    "--background", is_flag=True, hidden=True, help="As a run that ends starts it: nobody is told, nobody is disturbed."
+)
+@click.pass_obj
+def compact(call: Call, /, grace_s: float, background: bool) -> None:  # noqa: FBT001
+    """Rewrite sealed and closed segments as Parquet.
+
+    Segments whose writer is gone are closed first. Nothing of a line is lost: every span is read back and compared before it
+    counts. Replaced segments are removed once their tables are older than the grace, so that a copy of the store that is under
+    way has one or the other.
+    """
+    if background:
+        from .background import step_back
+
+        step_back()
+    from .views.compact import compact as rewrite
+
+    with _progress(call, "compacting") as progress:
+        done = rewrite(_store(call), grace_s=grace_s, progress=progress)
+    if done.busy is not None:
+        raise RefusedError(f"the store is being compacted already, by {done.busy}", hint="try again when that has ended")
+    call.answer(done, lambda terminal, screen: _draw_compaction(done, terminal, screen))
+
+
+def _draw_compaction(done: Compaction, terminal: Any, screen: Screen) -> None:
+    ratio = f", {done.bytes_after / done.points:.2f} bytes a point" if done.points else ""
+    became = f"{terminal.size(done.bytes_before)} became {terminal.size(done.bytes_after)}{ratio}"
+    screen.facts(
+        [
+            ("compacted", f"{done.segments:,} segments, {done.lines:,} lines, {done.points:,} points"),
+            ("size", became if done.segments else None),
+            ("closed", f"{done.closed:,} segments whose writer is gone" if done.closed else None),
+            ("live", f"{done.live:,} segments are still being written" if done.live else None),
+            ("merged", f"{done.merged:,} small records into larger ones" if done.merged else None),
+            ("removed", f"{done.removed:,} replaced segments and records, {terminal.size(done.removed_bytes)}"),
+            ("took", f"{done.seconds:.1f} s"),
+        ]
+    )
+    if done.left:
+        screen.show()
+        terminal.findings(screen, [("note", f"left as it is: {left.why}", left.name, "", "") for left in done.left])

@@ -533,7 +533,7 @@ def metric_points(lab: Lab, run_id: str, *, keys: Sequence[str] | None = None, m
         rows = points.raw()
         total = len(rows)
     else:
-        rows, total = points.thinned(max_points), sum(extent.count for extent in points.extents())
+        rows, total = points.thinned(max_points)
     found = [MetricPoint(key=k, step=s, time=_text(t), value=_number(v), exact=e) for k, s, t, v, e in rows]
     return Page(rows=found, total=total)
 

@@ -6,6 +6,7 @@ the metric came before it; its place in the order of logging is (clock, segment,
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 SPARSE = 4
 """A metric with fewer points than a fourth of its range of steps is thinned by number of points, not by step."""
 HUGE = 2**62
+SHORT = 2**16
 COLUMNS = ("key", "step", "time", "value", "exact")
 _COLUMNS = 'key, step, "time", value, exact, clock, segment, seq'
 _COUNTED = (
@@ -105,19 +107,20 @@ class Points:
         """(key, step, time, value, exact) of all points by metric, step and order of logging."""
         return self._lab.con.execute(self._sorted_sql('key, step, "time", value, exact', "step, clock, segment, seq")).fetchall()
 
-    def thinned(self, most: int) -> list[tuple[Any, ...]]:
-        """As `raw`, of each metric at most `most` points: of each stretch the smallest and the greatest."""
+    def thinned(self, most: int) -> tuple[list[tuple[Any, ...]], int]:
+        """As `raw`, of each metric at most `most` points: of each stretch the smallest and the greatest; and how many there are."""
+        extents = self.extents()
         stretches = max(1, most // 2)
         found: list[tuple[Any, ...]] = []
         rest: list[str] = []
-        for extent in self.extents():
+        for extent in extents:
             if self._is_even(extent) and extent.count > most:
                 found += self._by_step(extent, stretches)
             else:
                 rest.append(extent.key)
         if rest:
             found += self._by_number(rest, stretches, most)
-        return sorted(found, key=lambda row: row[:2])
+        return sorted(found, key=itemgetter(0, 1)), sum(extent.count for extent in extents)
 
     @staticmethod
     def _is_even(extent: Extent) -> bool:
@@ -129,10 +132,11 @@ class Points:
     def _by_step(self, extent: Extent, stretches: int) -> list[tuple[Any, ...]]:
         assert extent.low is not None and extent.high is not None  # noqa: S101, PT018
         width = -(-(extent.high - extent.low + 1) // stretches)
+        kind = "USMALLINT" if stretches <= SHORT else "BIGINT"  # groups by a short number are found without hashing
         text = f"""
             SELECT min(value), arg_min(step, value), arg_min("time", value),
                    max(value), arg_max(step, value), arg_max("time", value)
-            FROM ({self._source([extent.key])}) GROUP BY (step - ({extent.low})) // {width}
+            FROM ({self._source([extent.key])}) GROUP BY ((step - ({extent.low})) // {width})::{kind}
         """  # noqa: S608  (numbers)
         rows: list[tuple[Any, ...]] = []
         for low, low_step, low_time, high, high_step, high_time in self._lab.con.execute(text).fetchall():

@@ -92,6 +92,21 @@ def births(patch: Patch) -> None:
     patch(checkup._Look, "_is_copy", lambda *_: False)
 
 
+def each_alone(patch: Patch) -> None:
+    """An error in reading one segment ends the reading of all."""
+    from ailab import segments
+
+    real = segments.Tail._read
+
+    def read(self: Any, segment: Any) -> Any:
+        try:
+            yield from real(self, segment)
+        except OSError as problem:
+            raise RuntimeError(str(problem)) from problem
+
+    patch(segments.Tail, "_read", read)
+
+
 def format_number(patch: Patch) -> None:
     """Every format is taken as known."""
     from ailab import events
@@ -235,7 +250,7 @@ def own_lock(patch: Patch) -> None:
 SWITCHES: dict[str, Callable[[Patch], None]] = {
     each.__name__: each
     for each in (
-        checksum, chain, footer, births, format_number, same_host, process_start, resync, dirty, fork, exclusive, unbuffered,
-        flush, folder_flush, edge, counted, observed, digits, own_lock,
+        checksum, chain, footer, births, each_alone, format_number, same_host, process_start, resync, dirty, fork, exclusive,
+        unbuffered, flush, folder_flush, edge, counted, observed, digits, own_lock,
     )
 }  # fmt: skip

@@ -190,7 +190,8 @@ class RunRows:
             "error": standing.error, "trashed": own_trashed or bool(project and project[1]), "own_trashed": own_trashed,
             "protected": bool(fields.get("protected", False)), "dropped": state.dropped,
             "has_artifacts": any(not file["trashed"] for file in files),
-            "goals": _text({k: v for k, v in state.goals.items() if v}), "notes": _text(state.notes), "changes": _text(state.changes),
+            "goals": _text({k: v for k, v in state.goals.items() if v}), "notes": _text(state.notes),
+            "changes": _text(state.changes),
             "tags": _text([{"key": k, "value": text_of(v), "at": at, "by": by} for k, (v, at, by) in sorted(state.tags.items())]),
             "artifacts": _text(files),
         }  # fmt: skip
@@ -310,6 +311,8 @@ _SAME = (
 
 # -- inserting ---------------------------------------------------------------------------------------------------------
 
+FEW_ROWS = 2
+"""So many rows are bound one by one: reading the structure of a row costs more."""
 ARROW_ROWS = 100
 """From so many rows on, inserting through Arrow is faster than as JSON …"""
 ARROW_IMPORT_ROWS = 10_000
@@ -342,11 +345,23 @@ def insert(
     if len(rows) >= (ARROW_ROWS if "pyarrow.lib" in sys.modules else ARROW_IMPORT_ROWS):
         _insert_arrow(con, table, rows, types)
         return
+    if len(rows) <= FEW_ROWS:
+        text = f"INSERT INTO {table} VALUES ({', '.join('?' * len(types))})"  # noqa: S608  (our own names)
+        for row in rows:
+            con.execute(text, [_bound(row.get(column), kind) for column, kind in types.items()])
+        return
     shape = "'" + _encode([types]).decode().replace("'", "''") + "'"
     con.execute(
         f"INSERT INTO {table} SELECT x.* FROM (SELECT unnest(from_json($1, {shape})) AS x)",  # noqa: S608  (our own names)
         [_encode(rows).decode()],
     )
+
+
+def _bound(value: Any, kind: str) -> Any:
+    """A value as it is bound to a column of this type."""
+    if value is None or kind in _PLAIN or kind in {"VARCHAR", "TIMESTAMP"}:
+        return value
+    return str(value) if kind in {"UUID", "HUGEINT"} else _encode(value).decode()
 
 
 def _insert_arrow(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dict[str, Any]], types: dict[str, str]) -> None:
@@ -362,6 +377,9 @@ def _insert_arrow(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dic
             array = pyarrow.array(_numbers(values) if kind == "DOUBLE" else values, getattr(pyarrow, _PLAIN[kind])())
         elif kind == "VARCHAR":
             array = pyarrow.array(values, pyarrow.string())
+        elif kind in {"UUID", "HUGEINT"}:
+            array = pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
+            quoted = f"CAST({quoted} AS {kind})"
         else:  # as JSON text: maps and lists are nearly always empty or small
             array = pyarrow.array([None if value is None else _encode(value).decode() for value in values], pyarrow.string())
             quoted = _from_json(quoted, kind)
@@ -380,8 +398,6 @@ def _numbers(values: list[Any]) -> list[float | None]:
 
 def _from_json(column: str, kind: str) -> str:
     """SQL of a column that came as JSON text."""
-    if kind in {"UUID", "HUGEINT"}:
-        return f"CAST({column} ->> '$' AS {kind})"
     if kind == "JSON":
         return f"CAST({column} AS JSON)"
     return f"from_json({column}, '{_encode(kind).decode()}')"

@@ -108,7 +108,7 @@ class Points:
         return self._lab.con.execute(self._sorted_sql('key, step, "time", value, exact', "step, clock, segment, seq")).fetchall()
 
     def thinned(self, most: int) -> tuple[list[tuple[Any, ...]], int]:
-        """As `raw`, of each metric at most `most` points, of each stretch the smallest and the greatest; and the number of all."""
+        """As `raw`, of each metric at most `most`, of each stretch the smallest and the greatest; and how many there are."""
         extents = self.extents()
         stretches = max(1, most // 2)
         found: list[tuple[Any, ...]] = []

@@ -115,7 +115,7 @@ def opened(folder):
 
 
 def test_every_other_run_is_listed_and_what_is_bad_is_named(store_dir, server):
-    """G20: beside a ruined run, an empty segment, a folder, two bad links, a pipe, a socket and a device 20 of 20 runs are listed.
+    """G20: beside a ruined run, an empty file, a folder, two bad links, a pipe, a socket and a device 20 of 20 runs are listed.
 
     The catalogue lists them in less than twice the time, and so does a server; catalogue and doctor name what is bad.
     """

@@ -107,6 +107,25 @@ def each_alone(patch: Patch) -> None:
     patch(segments.Tail, "_read", read)
 
 
+def bad_json(patch: Patch) -> None:
+    """What is no JSON, or has other types than a line, is not expected."""
+    import msgspec
+
+    from ailab import segments
+
+    class Decoder:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def decode(self, line: bytes) -> Any:
+            try:
+                return self.inner.decode(line)
+            except msgspec.DecodeError as problem:
+                raise ArithmeticError(str(problem)) from problem
+
+    patch(segments, "_decoder", Decoder(segments._decoder))
+
+
 def format_number(patch: Patch) -> None:
     """Every format is taken as known."""
     from ailab import events
@@ -250,7 +269,7 @@ def own_lock(patch: Patch) -> None:
 SWITCHES: dict[str, Callable[[Patch], None]] = {
     each.__name__: each
     for each in (
-        checksum, chain, footer, births, each_alone, format_number, same_host, process_start, resync, dirty, fork, exclusive,
-        unbuffered, flush, folder_flush, edge, counted, observed, digits, own_lock,
+        checksum, chain, footer, births, each_alone, bad_json, format_number, same_host, process_start, resync, dirty, fork,
+        exclusive, unbuffered, flush, folder_flush, edge, counted, observed, digits, own_lock,
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What tables have replaced, and what killed writers of tables left behind: found and removed, never too early.
+"""What tables have replaced, and what killed writers left behind: found and removed, never too early.
 
 Who removes: compaction, under its claim. What holds: a segment's file goes only when every byte of it is in tables whose SHA-256
 was checked in this process, and its record is older than the grace, so a copy of the store that was begun before has one or the
@@ -93,7 +93,13 @@ class Held:
 
 
 def remove_segments(
-    held: Held, *, now: float, grace_s: float, only: Collection[str] | None = None, beat: Callable[[], object] = bool
+    held: Held,
+    *,
+    now: float,
+    grace_s: float,
+    only: Collection[str] | None = None,
+    beat: Callable[[], object] = bool,
+    look: bool = False,
 ) -> tuple[list[str], int, Said]:
     """Remove files of segments that tables have replaced.
 
@@ -103,6 +109,7 @@ def remove_segments(
         grace_s: how long a record must have been there.
         only: of these segments; by default of all.
         beat: called before each.
+        look: only say what would be removed.
 
     Returns:
         (segments removed, bytes removed, what was left although it is old enough).
@@ -118,18 +125,18 @@ def remove_segments(
         problem = next((p for name, _ in spans if (p := held.why_not_whole(name)) is not None), None)
         freed = 0
         if problem is None:
-            problem, freed = _remove_segment(path, spans[-1][1])
+            problem, freed = _remove_segment(path, spans[-1][1], look=look)
         if problem is not None:
             left[segment] = problem
         else:
             removed.append(segment)
             size += freed
-    if removed:
+    if removed and not look:
         sync_folder(held.store.segments)
     return removed, size, left
 
 
-def _remove_segment(path: str, span: Span) -> tuple[str | None, int]:  # noqa: PLR0911  (one line per reason)
+def _remove_segment(path: str, span: Span, *, look: bool) -> tuple[str | None, int]:  # noqa: PLR0911  (one line per reason)
     """(why it is left, bytes freed)."""
     try:
         with open(path, "rb") as file:
@@ -148,13 +155,16 @@ def _remove_segment(path: str, span: Span) -> tuple[str | None, int]:  # noqa: P
                 return "somebody holds its lock", 0
             if os.fstat(file.fileno()).st_size != span.end + len(tail):
                 return "it has just grown", 0
-            os.unlink(path)
+            if not look:
+                os.unlink(path)
     except FileNotFoundError:
         return None, 0
     return None, span.end + len(tail)
 
 
-def remove_records(held: Held, *, now: float, grace_s: float, only: Collection[str] | None = None) -> tuple[list[str], int, Said]:
+def remove_records(
+    held: Held, *, now: float, grace_s: float, only: Collection[str] | None = None, look: bool = False
+) -> tuple[list[str], int, Said]:
     """Remove records all of whose bytes count in others, and then their tables.
 
     Args and result are those of `remove_segments`.
@@ -173,18 +183,20 @@ def remove_records(held: Held, *, now: float, grace_s: float, only: Collection[s
         if problem is not None:
             left[name] = problem
             continue
-        size += remove_record(held.store, name, commit)
+        size += remove_record(held.store, name, commit, look=look)
         del held.counting[name]
         removed.append(name)
     return removed, size, left
 
 
-def remove_record(store: Store, name: str, commit: Commit) -> int:
-    """Remove a record, then its tables; return how many bytes that freed."""
+def remove_record(store: Store, name: str, commit: Commit, *, look: bool = False) -> int:
+    """Remove a record, then its tables, or only `look`; return how many bytes that frees."""
     size = 0
     for path in [store.commit_path(name), *(store.table_path(file.name) for file in commit.files)]:
         try:
             size += os.stat(path).st_size
+            if look:
+                continue
             os.unlink(path)
         except FileNotFoundError:
             continue
@@ -216,8 +228,15 @@ def _is_elsewhere(held: Held, span: Span) -> bool:
     return len(content) == span.end and hashlib.sha256(content).hexdigest() == span.sha256
 
 
-def remove_orphans(held: Held, *, now: float, older_than_s: float) -> list[str]:
-    """Remove tables that no record names, and unfinished files, unless they are so young that somebody may be at work."""
+def remove_orphans(held: Held, *, now: float, older_than_s: float, look: bool = False) -> list[str]:
+    """Remove tables that no record names, and unfinished files, unless they are so young that somebody may be at work.
+
+    Args:
+        held: the records.
+        now: by the clock of the store's files.
+        older_than_s: age from which a file is nobody's.
+        look: only say what would be removed.
+    """
     named = {file.name for records in (held.counting, held.ruined) for commit in records.values() for file in commit.files}
     removed: list[str] = []
     try:
@@ -231,8 +250,24 @@ def remove_orphans(held: Held, *, now: float, older_than_s: float) -> list[str]:
             continue
         try:
             if now - entry.stat().st_mtime >= older_than_s:
-                os.unlink(entry.path)
+                if not look:
+                    os.unlink(entry.path)
                 removed.append(entry.name)
         except FileNotFoundError:  # its writer lives
+            continue
+    return removed
+
+
+def remove_empty(store: Store, *, now: float, older_than_s: float) -> list[str]:
+    """Remove segments without one byte, whose writer was killed before it wrote its first line; return their names."""
+    removed = []
+    for name in store.segment_names():
+        path = store.segment_path(name)
+        try:
+            status = os.stat(path)
+            if status.st_size == 0 and now - status.st_mtime >= older_than_s and not segments._lock_is_held(path):
+                os.unlink(path)
+                removed.append(name)
+        except OSError:  # removed since, or named by whoever reads events
             continue
     return removed

@@ -20,10 +20,13 @@ from .errors import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from .joining import Joining
+    from .removal import Removal
     from .store import Store
     from .terminal import Screen
     from .verification import Verification
     from .views.compact import Compaction
+    from .views.exports import Export
 
 VERBS: list[click.Command] = []
 """In the order of the help."""
@@ -47,15 +50,16 @@ def _store(call: Call) -> Store:
 
 
 @contextmanager
-def _progress(call: Call, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, moved by (bytes done, bytes to do); nothing where that is no terminal."""
+def _progress(call: Call, what: str, *, unit: str = "bytes") -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, moved by (done, to do); nothing where that is no terminal."""
     if call.json or not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn()
+    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -158,3 +162,106 @@ def _draw_compaction(done: Compaction, terminal: Any, screen: Screen) -> None:
     if done.left:
         screen.show()
         terminal.findings(screen, [("note", f"left as it is: {left.why}", left.name, "", "") for left in done.left])
+
+
+@_verb("ailab merge ~/lab/events /mnt/node7/events", "ailab merge events copy --dry-run --json", calls="joining.join")
+@click.argument("into", metavar="STORE")
+@click.argument("source", metavar="OTHER")
+@click.option("--dry-run", is_flag=True, help="Say what would be copied, and copy nothing.")
+@click.pass_obj
+def merge(call: Call, /, into: str, source: str, dry_run: bool) -> None:  # noqa: FBT001
+    """Copy into STORE what OTHER has and STORE lacks.
+
+    Every file is read back before it counts; a second merge copies nothing. What is redacted or purged in either is removed from
+    STORE, and never copied. OTHER is only read.
+    """
+    from .joining import join
+    from .store import open_store
+
+    stores = open_store(into, create=False), open_store(source, create=False)
+    with _progress(call, "copying") as progress:
+        done = join(*stores, dry_run=dry_run, progress=progress)
+    call.answer(done, lambda terminal, screen: _draw_joining(done, terminal, screen))
+
+
+def _draw_joining(done: Joining, terminal: Any, screen: Screen) -> None:
+    word = "would copy" if done.dry_run else "copied"
+    copied = f"{done.segments:,} segments, {done.records:,} commit records, {done.tables:,} tables, {done.blobs:,} blobs"
+    nothing = "nothing: all that the other store has is here, or named below"
+    screen.facts(
+        [
+            (word, f"{copied}; {terminal.size(done.bytes)}" if done.segments + done.records + done.blobs else nothing),
+            ("there before", f"{done.there:,} files"),
+            ("lost data", f"{done.rewritten:,} files, as somebody wanted" if done.rewritten else None),
+            ("blobs removed", f"{done.removed_blobs:,}" if done.removed_blobs else None),
+            ("took", f"{done.seconds:.1f} s"),
+        ]
+    )
+    if done.left:
+        screen.show()
+        terminal.findings(screen, [("warning", f"{one.kind}: {one.why}", one.name, "", "") for one in done.left])
+
+
+@_verb("ailab export lab.duckdb", "ailab export tables/", "ailab export runs.csv --force", calls="views.exports.export")
+@click.argument("target")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.pass_obj
+def export(call: Call, /, target: str, force: bool) -> None:  # noqa: FBT001
+    """Write the views as files for other programs.
+
+    NAME.duckdb becomes a database with a table per view, a folder (with a slash behind its name) one Parquet file per view,
+    NAME.csv the runs with their parameters and final metrics.
+    """
+    from .views import exports
+
+    exports.form_of(target)
+    with call.lab() as lab, _progress(call, "writing", unit="views") as progress:
+        done = exports.export(lab, target, force=force, progress=progress)
+    call.answer(done, lambda terminal, screen: _draw_export(done, terminal, screen))
+
+
+def _draw_export(done: Export, terminal: Any, screen: Screen) -> None:
+    rows = ", ".join(f"{table.name} {table.rows:,}" for table in done.tables)
+    screen.facts(
+        [("written", done.target), ("rows", rows), ("size", terminal.size(done.bytes)), ("took", f"{done.seconds:.1f} s")]
+    )
+
+
+@_verb(
+    'ailab redact 20261124T091500123456Z_lab1_9572_57e9d430_demo-1:12 --reason "a name in a note"',
+    "ailab redact --blob 06757b143313ec656eb20f515f887cb9889e1f9c91ed8d4049ce38c7d9154ef1 --reason asked --yes",
+    calls="removal.redact",
+)
+@click.argument("event_ids", metavar="[EVENT]...", nargs=-1)
+@click.option("--blob", "digests", multiple=True, metavar="SHA256", help="Remove the bytes of this blob; may be given again.")
+@click.option("--reason", required=True, help="Why; it is kept.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def redact(call: Call, /, event_ids: tuple[str, ...], digests: tuple[str, ...], reason: str, yes: bool) -> None:  # noqa: FBT001
+    """Remove the data of events, or the bytes of blobs, for good.
+
+    EVENT is SEGMENT:SEQ. That it happened, when, and its checksum stay; the data go from segments and tables at once, but for
+    segments that are still being written.
+    """
+    from . import removal
+
+    if not event_ids and not digests:
+        raise click.UsageError("nothing is named: EVENT or --blob SHA256")
+    lines = [removal.parse_event(text) for text in event_ids]
+    store = _store(call)
+    _confirm(f"Remove {len(lines)} events' data and {len(digests)} blobs from {store.path} for good?", yes=yes)
+    done = removal.redact(store, lines, digests=digests, reason=reason)
+    call.answer(done, lambda terminal, screen: _draw_removal(done, terminal, screen))
+
+
+def _draw_removal(done: Removal, terminal: Any, screen: Screen) -> None:
+    screen.facts(
+        [
+            ("events", f"{len(done.events):,} have lost their data"),
+            ("blobs", f"{len(done.blobs):,} removed, {terminal.size(done.bytes)}" if done.blobs else None),
+        ]
+    )
+    if done.left:
+        screen.show()
+        hint = "the next compaction after that removes it"
+        terminal.findings(screen, [("warning", f"not done yet: {one.why}", one.name, "", hint) for one in done.left])

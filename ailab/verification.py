@@ -14,6 +14,7 @@ import hashlib
 import os
 import time
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
@@ -252,33 +253,41 @@ class _Look:
 
     def _restore_all(self, sound: dict[str, Commit]) -> None:
         """Give back the lines of every span that begins a segment, then of those that go on from there."""
-        for later in (False, True):
-            for name, commit in sound.items():
-                counting = {span.segment for chosen in self.chosen.values() for other, span in chosen if other == name}
-                spans = [span for span in commit.spans if (span.start > 0) is later and (not later or span.segment in counting)]
-                if spans:
-                    self._restore(name, commit, sorted(spans, key=lambda span: (span.segment, span.start)))
+        for name, commit in sound.items():
+            spans = [span for span in commit.spans if span.start == 0]
+            with self._source(name) as source:
+                for span in sorted(spans, key=lambda span: span.segment) if source is not None else ():
+                    counts = (name, span) in self.chosen.get(span.segment, ())
+                    self._digest(source, name, span, hashlib.sha256(), counts=counts)
+            self._read(sum(file.bytes for file in commit.files))
+        later = [(name, span) for chosen in self.chosen.values() for name, span in chosen if span.start > 0]
+        for name, span in later:  # few, as a segment is compacted in parts only where its writer proved alive
+            with self._source(name) as source:
+                if source is not None:
+                    self._digest(source, name, span, self._digests.get((span.segment, span.start)), counts=True)
         self.found.lines += sum(chosen[-1][1].lines for chosen in self.chosen.values())
 
-    def _restore(self, name: str, commit: Commit, spans: list[Span]) -> None:
+    @contextmanager
+    def _source(self, name: str) -> Iterator[Any]:
+        """The tables of a record; None where they cannot be read."""
         from .views.restore import Source
 
         try:
-            source = Source(self.store, name, commit)
+            source = Source(self.store, name, self._sound[name])
         except DamageError as problem:
             self.damage(problem)
+            yield None
             return
         try:
-            for span in spans:
-                before = self._digests.get((span.segment, span.start)) if span.start else hashlib.sha256()
-                counts = (name, span) in self.chosen.get(span.segment, ())
-                after = self._span(source, name, span, before, counts=counts)
-                if after is not None and counts:
-                    self._digests[span.segment, span.end] = after
-                self.found.spans += 1
+            yield source
         finally:
             source.close()
-        self._read(sum(file.bytes for file in commit.files))
+
+    def _digest(self, source: Any, name: str, span: Span, before: Any, *, counts: bool) -> None:
+        after = self._span(source, name, span, before, counts=counts)
+        if after is not None and counts:
+            self._digests[span.segment, span.end] = after
+        self.found.spans += 1
 
     def _span(self, source: Any, name: str, span: Span, digest: Any, *, counts: bool) -> Any:
         """Compare the lines of a span with what its record states; return the digest up to its end, if it is known."""

@@ -9,7 +9,10 @@ from house import blocks, page
 
 from ailab.cli import main
 
-VERBS = ("changes", "compact", "compare", "demo", "doctor", "flag", "note", "runs", "serve", "show", "sql", "tag", "top", "verify")
+VERBS = (
+    "changes", "compact", "compare", "demo", "doctor", "export", "flag", "merge", "note", "redact", "runs", "serve",
+    "show", "sql", "tag", "top", "verify",
+)  # fmt: skip
 CODE = {"sh", "console", "bash"}
 
 

@@ -54,6 +54,9 @@ VERBS = [
     "doctor",
     "verify",
     "compact",
+    "merge",
+    "export",
+    "redact",
 ]
 ESCAPE = "\x1b"
 

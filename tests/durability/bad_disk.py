@@ -24,7 +24,7 @@ class Disk:
         flush_error: the same for flushes, once; then they succeed, as the kernel's do, over what was lost.
         short: how many bytes a write takes at most, or None.
         seconds: how long every write waits.
-        writes: how many writes were asked for.
+        only: a text that is in the names of the segments that wait; by default all do.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,8 @@ class Disk:
         self.flush_error: int | None = None
         self.short: int | None = None
         self.seconds = 0.0
-        self.writes = 0
+        self.only = ""
+        self._writes: list[str] = []
         self._write, self._open, self._fsync, self._fdatasync = os.write, os.open, os.fsync, os.fdatasync
         os.write, os.open = self.write, self.open
         os.fsync = lambda fd: self.flush(fd, self._fsync)
@@ -47,12 +48,17 @@ class Disk:
         """`os.write` with the faults."""
         if not is_segment(fd):
             return self._write(fd, data)
-        self.writes += 1
-        if self.seconds:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        self._writes.append(path)
+        if self.seconds and self.only in path:
             time.sleep(self.seconds)
         if self.write_error is not None:
             raise OSError(self.write_error, os.strerror(self.write_error))
         return self._write(fd, data if self.short is None else bytes(data[: self.short]))
+
+    def writes_of(self, text: str) -> int:
+        """How many writes were asked for of segments with `text` in their names."""
+        return sum(text in path for path in self._writes)
 
     def open(self, path: Any, flags: int, *rest: Any, **named: Any) -> int:
         """`os.open` with the faults."""

@@ -14,10 +14,13 @@ import pytest
 import unprotected
 
 from ailab import checkup, journal, queries, store
+from ailab.errors import DamageError
 
 STORM = """
 import json, os, random, signal, sys, time
 import numpy as np
+import unprotected
+unprotected.apply()
 import ailab
 from ailab import journal
 
@@ -91,9 +94,9 @@ def points(store_dir, run_id):
     return steps
 
 
-def storm(scripts, store_dir, what, *, wanted, rotate):
+def storm(scripts, store_dir, what, *, wanted, rotate, **env):
     result = store_dir.parent / "result.json"
-    done = scripts.run(STORM, what, wanted, rotate, result, timeout=100, PYTHONWARNINGS="ignore::ResourceWarning")
+    done = scripts.run(STORM, what, wanted, rotate, result, timeout=100, PYTHONWARNINGS="ignore::ResourceWarning", **env)
     found = json.loads(result.read_text())
     steps = points(store_dir, "storm")
     counts = {name: found[name] for name in ("raised", "caught", "inside", "ignored")}
@@ -124,6 +127,12 @@ def test_what_a_handler_raises_inside_log_reaches_the_caller(store_dir, scripts,
 @pytest.mark.parametrize("what", ["KeyboardInterrupt", "TimeoutError", "ValueError"])
 def test_interrupted_thirty_thousand_times(store_dir, scripts, what):
     storm(scripts, store_dir, what, wanted=30_000, rotate="rotate")
+
+
+def test_control_a_writer_that_trusts_its_memory_is_found_to_break(store_dir, scripts):
+    """Negative control: where a writer does not read its file after an interrupt, they break the chain of lines."""
+    with pytest.raises(DamageError, match=r"duplicate|gap"):
+        storm(scripts, store_dir, "KeyboardInterrupt", wanted=1500, rotate="one segment", UNPROTECTED="dirty")
 
 
 def test_a_handler_that_logs_itself_loses_and_breaks_nothing(store_dir, scripts, lab):

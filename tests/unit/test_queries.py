@@ -196,6 +196,7 @@ def test_a_comparison_has_every_key_and_each_run_once_in_the_order_asked(asked):
 def test_everything_about_a_run(asked):
     """The fourteen fields of the manifest say the same as the view."""
     run = queries.get_run(asked, queries.resolve_run(asked, queries.list_runs(asked).rows[1].run_id))
+    asked.prepare()
     row = asked.con.execute("SELECT * FROM manifests WHERE run_id = ?", [run.run_id]).fetchone()
     fields = (
         "run_id",

@@ -38,6 +38,12 @@ VALUES = {
 DEFAULTS = settings.Settings()
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_set(clean_world, monkeypatch):
+    """Not even that tests start no compaction."""
+    monkeypatch.delenv("AILAB_AUTO_COMPACT")
+
+
 def test_every_setting_is_tested_here():
     assert set(VALUES) == set(settings.Settings.__struct_fields__)
 

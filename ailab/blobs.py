@@ -27,11 +27,11 @@ def is_digest(text: str) -> bool:
 
 
 def put_bytes(store: Store, content: bytes) -> str:
-    """Keep `content`; return its SHA-256. Writes nothing when it is there already."""
+    """Keep `content`; return its SHA-256. Where it is there already, only the time of its last change is set to now."""
     import hashlib  # not needed by the first log()
 
     digest = hashlib.sha256(content).hexdigest()
-    if not os.path.exists(store.blob_path(digest)):
+    if not _is_there(store, digest):
         temporary, file = _temporary(store)
         try:
             with file:
@@ -106,6 +106,17 @@ def read_blob(store: Store, sha256: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DamageError("bad-checksum", path=store.blob_path(sha256), detail="the bytes do not have the digest of their name")
     return content
+
+
+def _is_there(store: Store, digest: str) -> bool:
+    """Whether a blob is there; it is young then, so that nobody collects it before the event that names it is written."""
+    try:
+        os.utime(store.blob_path(digest))
+    except FileNotFoundError:
+        return False
+    except OSError:  # another user's, or a disk that cannot be written now
+        return os.path.exists(store.blob_path(digest))
+    return True
 
 
 def _temporary(store: Store) -> tuple[str, IO[bytes]]:

@@ -488,6 +488,24 @@ def compare_runs(lab: Lab, run_ids: Sequence[str]) -> RunComparison:
     )
 
 
+def trashed_runs(lab: Lab, *, days: float) -> list[str]:
+    """Ids of runs that have been in the trash for so many days; not of protected ones, nor of those that are being written."""
+    lab.prepare("SELECT * FROM events")
+    rows = lab.con.execute(
+        """
+        WITH own AS (SELECT run_id, max("at") AS "at" FROM events WHERE kind = 'run.trashed' GROUP BY run_id),
+             project AS (SELECT data ->> 'project' AS project_id, max("at") AS "at" FROM events
+                         WHERE kind = 'project.trashed' GROUP BY 1)
+        SELECT r.run_id FROM run_now r LEFT JOIN own USING (run_id) LEFT JOIN project USING (project_id)
+        WHERE r.trashed AND NOT r.protected AND r.status NOT IN ('running', 'pending')
+          AND CASE WHEN r.own_trashed THEN own."at" ELSE project."at" END < now()::TIMESTAMP - $1 * INTERVAL 1 DAY
+        ORDER BY r.run_id
+        """,
+        [days],
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
 def list_changes(lab: Lab, *, run_id: str | None = None, limit: int = LIMIT_DEFAULT) -> Page:
     """What was changed, newest first, of one run or of everything.
 

@@ -20,6 +20,7 @@ from .errors import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from .collecting import Collection
     from .joining import Joining
     from .removal import Removal
     from .store import Store
@@ -225,6 +226,41 @@ def _draw_export(done: Export, terminal: Any, screen: Screen) -> None:
     screen.facts(
         [("written", done.target), ("rows", rows), ("size", terminal.size(done.bytes)), ("took", f"{done.seconds:.1f} s")]
     )
+
+
+@_verb("ailab gc --dry-run", "ailab gc --trash-days 90 --yes", calls="collecting.collect")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--grace", "grace_s", type=click.FloatRange(min=0), default=3600.0, metavar="SECONDS",
+              help="How long replaced segments and records stay. [default: 3600]")  # fmt: skip
+@click.option("--trash-days", type=click.FloatRange(min=0), default=30.0, metavar="DAYS",
+              help="How long runs stay in the trash before their data go for good. [default: 30]")  # fmt: skip
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def gc(call: Call, /, dry_run: bool, grace_s: float, trash_days: float, yes: bool) -> None:  # noqa: FBT001
+    """Remove what nobody needs any more.
+
+    Segments and records that tables replaced, tables that no record names, what killed processes left, old snapshots, blobs that
+    no event names, and the data of runs that have been in the trash for long.
+    """
+    from .collecting import collect
+
+    with call.lab() as lab:
+        if not dry_run and not yes:
+            would = collect(lab, dry_run=True, grace_s=grace_s, trash_days=trash_days)
+            if sys.stdin.isatty() and not call.json:
+                call.answer(would, lambda terminal, screen: _draw_collection(would, terminal, screen))
+            _confirm(f"Remove these from {lab.store.path} for good?", yes=False)
+        with _progress(call, "collecting", unit="steps") as progress:
+            done = collect(lab, dry_run=dry_run, grace_s=grace_s, trash_days=trash_days, progress=progress)
+    call.answer(done, lambda terminal, screen: _draw_collection(done, terminal, screen))
+
+
+def _draw_collection(done: Collection, terminal: Any, screen: Screen) -> None:
+    rows = [(one.sort, f"{one.count:,}, {terminal.size(one.bytes)}") for one in done.sorts if one.count]
+    screen.facts([*rows, ("would free" if done.dry_run else "freed", terminal.size(done.bytes) if rows else "nothing")])
+    if done.left:
+        screen.show()
+        terminal.findings(screen, [("note", f"stays: {one.why}", one.name, "", "") for one in done.left])
 
 
 @_verb(

@@ -10,7 +10,7 @@ from house import blocks, page
 from ailab.cli import main
 
 VERBS = (
-    "changes", "compact", "compare", "demo", "doctor", "export", "flag", "merge", "note", "redact", "runs", "serve",
+    "changes", "compact", "compare", "demo", "doctor", "export", "flag", "gc", "merge", "note", "redact", "runs", "serve",
     "show", "sql", "tag", "top", "verify",
 )  # fmt: skip
 CODE = {"sh", "console", "bash"}

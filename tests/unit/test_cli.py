@@ -56,6 +56,7 @@ VERBS = [
     "compact",
     "merge",
     "export",
+    "gc",
     "redact",
 ]
 ESCAPE = "\x1b"

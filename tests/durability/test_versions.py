@@ -19,7 +19,7 @@ from ailab.errors import StoreError
 from ailab.store import open_store
 from ailab.views import open_lab
 
-RELEASES = sorted(path.name for path in golden.FOLDER.iterdir())
+RELEASES = sorted(path.name for path in golden.FOLDER.iterdir() if path.is_dir())
 
 
 @pytest.fixture(params=RELEASES)

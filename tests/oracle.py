@@ -535,7 +535,7 @@ def artifacts_of(events):
             entry = {name: event.data.get(name) for name in ("path", "logged", "size", "sha256")}
             entry |= {
                 "name": path.rsplit("/", 1)[-1],
-                "type": event.text("type") or "other",
+                "type": "other" if event.text("type") is None else event.text("type"),
                 "version": versions[path],
                 "at": event.at,
             }
@@ -642,14 +642,14 @@ def projects_of(events, runs):
             key = project_id(name)
         elif event.kind == "project.created":
             key, name = event.text("project"), event.text("name")
-        if key is not None and name is not None:
+        if key is not None and name:
             new = {"name": name, "description": None, "created_at": event.at, "trashed": False}
             projects.setdefault(key, new)
     for event in events:
         project = projects.get(event.text("project")) if event.kind.startswith("project.") else None
         if project is not None and event.kind in ("project.created", "project.changed"):
             given = {name: event.text(name) for name in ("name", "description") if event.text(name) is not None}
-            if event.kind == "project.created":
+            if event.kind == "project.created" or not given.get("name"):
                 given.pop("name", None)
             project |= given
         elif project is not None and event.kind in ("project.trashed", "project.restored"):

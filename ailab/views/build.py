@@ -132,6 +132,8 @@ class Lab:
         self._redacted: set[tuple[str, int]] = set()
         self._purged: set[str] = set()
         self._renamed = False
+        self._unstarted: set[str] = set()
+        self._hidden: set[str] = set()
         self._writers: dict[str, dict[str, Segment]] = {}
         self._keys_of: dict[str, list[Key]] = {}
         self._uncounted: set[str] = set()
@@ -178,6 +180,7 @@ class Lab:
         self._purged = set(found.purged)
         insert(self.con, "redacted_table", [{"segment": s, "seq": n} for s, n in found.redacted])
         insert(self.con, "purged_table", [{"run_id": run} for run in found.purged])
+        self._unstarted = set(found.unstarted)
 
     def _detach(self) -> None:
         """Let go of what an earlier opening made; tables of the user stay."""
@@ -497,6 +500,9 @@ class Lab:
         self.con.execute(text, [[uid_of(run_id) for run_id in known]])
         before = [key for run_id in known for key in self._keys_of.pop(run_id, ())]
         folds = [self.runs[run_id] for run_id in known if run_id in self.runs and self.runs[run_id].exists]
+        unstarted = {run_id for run_id in known if run_id in self.runs} - {fold.run_id for fold in folds}
+        if unstarted or not self._unstarted.isdisjoint(known):
+            self._unstarted = (self._unstarted - set(known)) | unstarted  # another set, so that the views notice
         if self.refreshed_at and len(folds) >= ARROW_ROWS:  # whoever refreshes often gains more than the import costs
             import pyarrow  # noqa: F401
         for written in self._rows.write(folds, before, self._labels, uncounted=self._uncounted):
@@ -662,8 +668,12 @@ class Lab:
         with self._lock:
             self._flush()
             self.sum_up()
+            if self._hidden is not self._unstarted:
+                self._hidden = self._unstarted
+                self.con.execute("DELETE FROM unstarted_table")
+                insert(self.con, "unstarted_table", [{"run_id": run_id} for run_id in sorted(self._hidden)])
             tables = self.tables()
-            state = (id(tables), bool(self._redacted), bool(self._purged), tuple(self._ruined))
+            state = (id(tables), bool(self._redacted), bool(self._purged), bool(self._unstarted), tuple(self._ruined))
             if state != self._viewed:
                 self._viewed = state
                 self._make_union("event_all", "event_table", tables.events_sql() if tables is not None else None)
@@ -678,8 +688,9 @@ class Lab:
         columns = [row[0] for row in self.con.execute(f"DESCRIBE {table}").fetchall()]
         names = ", ".join(_quoted(name) for name in columns)
         text = f"SELECT {names} FROM {table}" + (f"\nUNION ALL SELECT {names} FROM ({others})" if others else "")  # noqa: S608
-        if self._purged and view == "point_all":
-            text = f"SELECT * FROM ({text}) WHERE run_id IS NULL OR run_id NOT IN (SELECT run_id FROM purged_table)"  # noqa: S608
+        if (self._purged or self._unstarted) and view == "point_all":
+            gone = "(SELECT run_id FROM purged_table UNION ALL SELECT run_id FROM unstarted_table)"
+            text = f"SELECT * FROM ({text}) WHERE run_id NOT IN {gone}"  # noqa: S608
         if self._redacted and view == "point_all":
             text = f"SELECT * FROM ({text}) ANTI JOIN redacted_table USING (segment, seq)"  # noqa: S608
         elif (self._redacted or self._purged) and view == "event_all":
@@ -694,7 +705,7 @@ class Lab:
 
     def without_removed(self, text: str, run_id: str) -> str:
         """A relation of points of one run, without those that are to go."""
-        if run_id in self._purged:
+        if run_id in self._purged or run_id in self._unstarted:
             return f"SELECT * FROM ({text}) WHERE false"  # noqa: S608
         return f"SELECT * FROM ({text}) ANTI JOIN redacted_table USING (segment, seq)" if self._redacted else text  # noqa: S608
 

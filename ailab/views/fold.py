@@ -105,8 +105,9 @@ class Series(msgspec.Struct, array_like=True, gc=False):
     def row(self, key: str) -> dict[str, Any]:
         """The metric's row in `metric_summary`."""
         return {
-            "key": key, "first": as_double(self.first), "last": as_double(self.last), "min": self.min, "max": self.max,
-            "mean": self.sum / self.n if self.n else None, "count": self.count, "last_step": self.last_step,
+            "key": key, "first": _in_json(as_double(self.first)), "last": _in_json(as_double(self.last)),
+            "min": _in_json(self.min), "max": _in_json(self.max), "mean": _in_json(self.sum / self.n) if self.n else None,
+            "count": self.count, "last_step": self.last_step,
         }  # fmt: skip
 
 
@@ -547,7 +548,7 @@ class ProjectFold:
     def take(self, told: Told, data: msgspec.Raw) -> None:
         """Add one event about the project."""
         event = _decoders[told.kind].decode(data)
-        if isinstance(event, events.ProjectCreated):
+        if isinstance(event, events.ProjectCreated) and event.name:
             self.name(told.place, told.at, event.name)
         self.words.append((told, bytes(data)))
 
@@ -577,7 +578,7 @@ class ProjectFold:
             if isinstance(event, events.ProjectTrashed | events.ProjectRestored):
                 said: dict[str, Any] = {"trashed": isinstance(event, events.ProjectTrashed)}
             else:
-                label = event.name if isinstance(event, events.ProjectChanged) else None
+                label = (event.name or None) if isinstance(event, events.ProjectChanged) else None
                 said = {k: v for k, v in (("name", label), ("description", event.description)) if v is not None}
             for field, value in said.items():
                 changes.append({
@@ -607,6 +608,13 @@ def removed_by(kind: str, run: str | None, data: bytes | str) -> tuple[str | Non
 def _is_number(value: Any) -> bool:
     """Whether a value set by hand is a number; a text of digits is a text."""
     return value in _NOT_FINITE if isinstance(value, str) else isinstance(value, bool | int | float)
+
+
+def _in_json(number: float | None) -> float | str | None:
+    """A double as JSON has it: rows are inserted as JSON, where NaN and the infinities are texts."""
+    if number is None or number - number == 0:
+        return number
+    return "NaN" if number != number else "Infinity" if number > 0 else "-Infinity"  # noqa: PLR0124
 
 
 def as_double(value: Any) -> float | None:

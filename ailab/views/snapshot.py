@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..store import Store
     from .rows import Key
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised when the tables of a snapshot change."""
 SMALL_RUNS, SMALL_BLOCK, LARGE_BLOCK = 5_000, 16_384, 262_144
 """A file has a block or more for each column, so with few runs large blocks are mostly empty."""
@@ -81,6 +81,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     projects: list[Any]
     redacted: list[tuple[str, int]]
     purged: list[str]
+    unstarted: list[str] = []
     problems: list[str]
     seconds: float
     folder: str = ""
@@ -263,6 +264,7 @@ class _Maker:
         self.projects: dict[str, ProjectFold] = {}
         self.redacted: set[tuple[str, int]] = set()
         self.purged: set[str] = set()
+        self.unstarted: set[str] = set()
         self._states: Any = None
         self._older: States | None = None
 
@@ -383,6 +385,7 @@ class _Maker:
             kept.clear()
         self.redacted |= {(segment, seq) for segment, seq in older.redacted}
         self.purged |= set(older.purged)
+        self.unstarted |= set(older.unstarted) - gone
 
     def _insert_states(self, kept: Sequence[tuple[str, str, int, int]]) -> None:
         insert(self.con, "more.state_table", [
@@ -444,6 +447,7 @@ class _Maker:
 
     def _write(self, rows: RunRows, folds: dict[str, RunFold], before: list[Key], live: set[str]) -> None:
         states, summaries = [], []
+        self.unstarted.update(run_id for run_id, fold in folds.items() if not fold.exists)
         for run_id, fold in folds.items():
             content = fold.dump()
             states.append((run_id, uid_of(run_id), self._states.tell(), len(content) + _CRC.size))
@@ -492,7 +496,8 @@ class _Maker:
             layout=LAYOUT, fold=VERSION, engine=duckdb.__version__, at=time.time(), commits=sorted(self.records),
             unusable=unusable, runs=runs, files=files,
             projects=[fold.dump() for fold in self.projects.values()], redacted=sorted(self.redacted),
-            purged=sorted(self.purged), problems=self.problems, seconds=time.monotonic() - began,
+            purged=sorted(self.purged), unstarted=sorted(self.unstarted), problems=self.problems,
+            seconds=time.monotonic() - began,
         )  # fmt: skip
         body = msgspec.json.encode(found)[:-1] + b',"crc":0}'
         temporary = os.path.join(self.scratch, "record")

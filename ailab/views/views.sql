@@ -43,6 +43,7 @@ CREATE TABLE code_table AS FROM more.code_table LIMIT 0;
 CREATE TABLE touched_table (run_id VARCHAR);
 CREATE TABLE redacted_table (segment VARCHAR, seq BIGINT);
 CREATE TABLE purged_table (run_id VARCHAR);
+CREATE TABLE unstarted_table (run_id VARCHAR);
 
 -- part: views
 -- run_now: one row per run whose start was seen, trashed ones too.

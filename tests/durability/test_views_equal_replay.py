@@ -1,0 +1,57 @@
+"""Whatever happens to a store, its catalogue equals a full replay of its events."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+import views_machine
+from hypothesis import HealthCheck, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from ailab.views import batch
+
+COMMON = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+    "print_blob": True,
+    "database": None,
+}
+SHORT = settings(max_examples=12, stateful_step_count=30, derandomize=True, **COMMON)
+LONG = settings(max_examples=200, stateful_step_count=50, **COMMON)
+NIGHTLY = settings(max_examples=2000, stateful_step_count=50, **COMMON)
+
+
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch):
+    """Points get columns from three lines of a shape on."""
+    monkeypatch.setattr(batch, "COLUMN_LINES", 3)
+
+
+def play(how, chance=None):
+    """Let the machine run; say how long it took."""
+    began = time.monotonic()
+    machine = views_machine.Machine if chance is None else seed(chance)(views_machine.Machine)
+    try:
+        run_state_machine_as_test(machine, settings=how)
+    finally:
+        print(f"{how.max_examples} examples of {how.stateful_step_count} steps: {time.monotonic() - began:.0f} s")
+
+
+def test_views_equal_a_full_replay():
+    """A fresh and a long-lived catalogue equal the replay after writes, kills, compaction, copies, joins and removals."""
+    play(SHORT)
+
+
+@pytest.mark.long
+def test_views_equal_a_full_replay_in_many_stores(seed):
+    """The same in 200 stores, from a seed that is printed."""
+    play(LONG, seed)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not os.environ.get("NIGHTLY"), reason="takes hours; NIGHTLY=1 runs it")
+def test_views_equal_a_full_replay_all_night(seed):
+    """The same in 2,000 stores."""
+    play(NIGHTLY, seed)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import unprotected
 
-from ailab import checkup, events, journal, store
+from ailab import checkup, events, journal, store, verification
 from ailab.errors import DamageError
 
 MUTATIONS = {
@@ -108,9 +108,15 @@ def told(folder):
     return found
 
 
+def verified(folder):
+    """What `ailab verify` finds wrong: (level, text, file, line, byte)."""
+    found = verification.verify(store.Store(str(folder))).findings
+    return [(f.level, f"{f.kind}: {f.what}", os.path.join(folder, f.file), f.line, f.offset) for f in found]
+
+
 # -- one byte ----------------------------------------------------------------------------------------------------------
 
-FAULTS = ("missed", "misplaced", "wrong values", "cost too much", "missed by the doctor")
+FAULTS = ("missed", "misplaced", "wrong values", "cost too much", "missed by the doctor", "missed by verify")
 
 
 def read_at_once(path, content):
@@ -127,7 +133,7 @@ def read_at_once(path, content):
 def damage_every(path, step, *, files_every):
     """Damage every `step`-th byte in every way; how often what went wrong.
 
-    Every `files_every`-th damage is written to the file and read from there too, by strict reading, salvage and the doctor.
+    Every `files_every`-th damage is written to the file and read from there too, by strict reading, salvage, doctor and verify.
     """
     raw, whole = path.read_bytes(), checked(path)
     found = {"bytes": len(raw), "events": len(whole), "damages": 0, "files": 0, **dict.fromkeys(FAULTS, 0)}
@@ -152,8 +158,8 @@ def damage_every(path, step, *, files_every):
                 found["files"] += 1
                 path.write_bytes(content)
                 assert (salvaged(path), str(strictly(path))[:100]) == (given, str(problem)[:100])
-                said = [each for each in told(path.parents[1]) if each[2] == str(path) and each[3] - hit in {0, 1}]
-                found["missed by the doctor"] += not said
+                for who, said in (("the doctor", told(path.parents[1])), ("verify", verified(path.parents[1]))):
+                    found[f"missed by {who}"] += not [e for e in said if e[2] == str(path) and e[3] - hit in {0, 1}]
     path.write_bytes(raw)
     print(found)
     return found
@@ -215,10 +221,11 @@ def change_lines(folder, every, *, end):
             tried += 1
             path.write_bytes(b"".join(changed))
             problem, given = strictly(path), salvaged(path)
-            named = [each for each in told(folder / "ours") if each[2] == places and each[3]]
             bad = {"error"} if end else {"warning", "error"}
-            if problem is None or not problem.line or not bad & {each[0] for each in named}:
-                missed.append((how, i))
+            for said in (told(folder / "ours"), verified(folder / "ours")):
+                named = {each[0] for each in said if each[2] == places and each[3]}
+                if problem is None or not problem.line or not bad & named:
+                    missed.append((how, i))
             if how == "exchanged":
                 given.pop(i, None)  # it proves itself; that it does not belong there is what was to be named
             wrong += sum(whole.get(seq) != event for seq, event in given.items())
@@ -333,11 +340,13 @@ def change_files(folder, monkeypatch, change):
         gone = {key for key in whole if key not in given and key not in may_be_gone and key[0] not in may_be_gone}
         if gone:
             wrong.append((i, "lost", gone))
-        said = [each for each in told(folder) if each[2].endswith(".jsonl")]
+        said, also = ([each for each in find(folder) if each[2].endswith(".jsonl")] for find in (told, verified))
         strange = {key for key, event in given.items() if whole.get(key) != event}
         if strange and not any(level == "error" and what.startswith("gap") for level, what, *_ in said):
             wrong.append((i, "from elsewhere, and not named", strange))
         wrong += [(i, "not named", path) for path in files if not any(path == each[2] for each in said)]
+        if files and not any(each[2] in files for each in also):
+            wrong.append((i, "not verified", files))
         for path in paths[0].parent.iterdir():
             path.unlink()
         for path, raw in zip(paths, raws, strict=True):
@@ -377,23 +386,26 @@ def test_a_last_segment_cut_at_a_newline_is_that_of_a_killed_writer(quick_dir, m
         assert lines_served(quick_dir) == {key: event for key, event in whole.items() if key[0] != path.stem or key[1] < kept}
 
 
-@pytest.mark.xfail(reason="the doctor does not yet compare a segment without a footer with the one that follows it", strict=True)
+@pytest.mark.xfail(reason="verify does not yet ask for the footer of a segment that another one follows", strict=True)
 def test_a_segment_that_another_follows_and_that_has_no_footer_is_named(quick_dir, monkeypatch):
     """G4: a writer begins the next segment only behind a footer, so a cut before it is told by its successor."""
     for path in chained(quick_dir, monkeypatch)[:LAST_OF_CHAIN]:
         raw = path.read_bytes()
         path.write_bytes(b"".join(raw.splitlines(keepends=True)[:-3]))
-        assert [each for each in told(quick_dir) if each[2] == str(path)]
+        assert [each for each in verified(quick_dir) if each[0] == "error" and each[2] == str(path)]
         path.write_bytes(raw)
+    assert [each for each in verified(quick_dir) if each[2].endswith(".jsonl")] == []
 
 
-@pytest.mark.xfail(reason="lines behind a footer that fits are still read as the segment's own", strict=True)
-def test_what_stands_behind_a_footer_that_fits_counts_for_nothing(quick_dir, monkeypatch):
-    """G4: a whole segment behind another one's footer, itself there too, is served once and under its own name."""
+@pytest.mark.xfail(reason="a reader that has seen a footer does not look at the file again", strict=True)
+def test_lines_behind_a_footer_count_alike_whenever_they_come(quick_dir, monkeypatch):
+    """G4: what stands behind a footer is named and counts, for a reader that saw the file before as for a new one."""
     *_, long, _, short = chained(quick_dir, monkeypatch)
-    whole = lines_served(quick_dir)
+    tail = journal.Tail(store.Store(str(quick_dir)))
+    seen = sum(len(lines) for _, lines in tail.poll())
     short.write_bytes(short.read_bytes() + long.read_bytes())
-    assert lines_served(quick_dir) == whole
+    seen += sum(len(lines) for _, lines in tail.poll())
+    assert seen == sum(len(lines) for _, lines in journal.Tail(store.Store(str(quick_dir))).poll())
 
 
 # -- a live segment cut ------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import resource
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import unprotected
 
-from ailab import checkup, events, journal, store
+from ailab import checkup, events, journal, store, verification
 from ailab.errors import DamageError
 from ailab.views import open_lab
 
@@ -138,7 +137,7 @@ def read_in_every_way(path, content):
     return given
 
 
-def fuzz(folder, seed, *, seconds, inputs=10**9, doctor_every=200):
+def fuzz(folder, seed, *, seconds, inputs=10**9, doctor_every=50):
     """Read input after input; how many there were, the slowest, and how much memory grew."""
     source = Inputs(seed, seed_segment(folder))
     path = folder / "segments" / "20260101T000000000000Z_h_1_00000000_x.jsonl"
@@ -152,7 +151,8 @@ def fuzz(folder, seed, *, seconds, inputs=10**9, doctor_every=200):
         try:
             given += read_in_every_way(path, content)
             if count % doctor_every == 0:
-                json.dumps(checkup.examine(str(folder)).runs)
+                checkup.examine(str(folder))
+                verification.verify(store.Store(str(folder)))
         except BaseException:
             print("input", count, content[:5000])
             raise

@@ -23,6 +23,8 @@ SEGMENTS = 64
 """So many segments that ended since the last compaction are worth one."""
 PAUSE_SECONDS = 60.0
 """Time between two starts in one process, at least."""
+TALLY = "finished"
+"""The file in the cache whose size is the number of runs that ended."""
 
 _child = 0
 _started_at = -PAUSE_SECONDS
@@ -100,7 +102,7 @@ def _count(store: Store) -> int:
 
 
 def _tally(store: Store) -> str:
-    return os.path.join(store.cache, "finished")
+    return os.path.join(store.cache, TALLY)
 
 
 def _is_python() -> bool:

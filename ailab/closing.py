@@ -121,7 +121,7 @@ def _closing_of(store: Store, name: str, chosen: Chosen, *, now: float) -> event
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
-            if status.st_size <= end or _has_footer(file.fileno(), status.st_size):
+            if status.st_size <= end or has_footer(file.fileno(), status.st_size):
                 return None
             segment = Segment(name, path)
             segment.feed(file.readline(_HEAD))
@@ -158,7 +158,7 @@ def _gone(segment: Segment, *, quiet_s: float, now: float) -> str | None:
     return f"the file has not changed for {quiet_s:.0f} seconds"
 
 
-def _has_footer(fd: int, size: int) -> bool:
+def has_footer(fd: int, size: int) -> bool:
     """Whether the last line is a footer; whether it fits is for others to find."""
     tail = os.pread(fd, _TAIL, max(0, size - _TAIL))
     line = tail[tail.rfind(b"\n", 0, -1) + 1 : -1]

@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -21,7 +22,7 @@ from .. import background, claims, closing, commits, events
 from ..background import CLAIM
 from ..errors import DamageError, RefusedError
 from ..journal import Writer
-from ..leftovers import Held, remove_orphans, remove_records, remove_ruined, remove_segments
+from ..leftovers import Held, remove_empty, remove_orphans, remove_records, remove_ruined, remove_segments
 from ..segments import Segment, Span, reason_of
 from ..store import run_of_segment
 from . import record, rewrite, snapshot
@@ -41,6 +42,7 @@ ORPHAN_SECONDS = 3600.0
 BATCH_BYTES = 256 << 20
 """Bytes of segments that go into one record, about; they take half of that in memory."""
 BATCH_SEGMENTS = 4096
+_LAST = "compaction.json"
 
 
 class Left(msgspec.Struct, frozen=True):
@@ -224,7 +226,9 @@ class _Work:
         """Remove what killed compactions left, and records whose tables are ruined though their bytes are elsewhere."""
         self.done.orphans = claims.sweep(self.store, orphan_s)
         remove_ruined(self.held)
-        self.done.orphans += len(remove_orphans(self.held, now=claims.file_time(self.store), older_than_s=orphan_s))
+        now = claims.file_time(self.store)
+        self.done.orphans += len(remove_orphans(self.held, now=now, older_than_s=orphan_s))
+        self.done.orphans += len(remove_empty(self.store, now=now, older_than_s=orphan_s))
 
     def close(self) -> None:
         """Say which writers are gone, unless that was said before."""
@@ -299,6 +303,8 @@ class _Work:
         path = self.store.segment_path(name)
         try:
             with open(path, "rb") as file:
+                if self._is_open(name, file):
+                    raise _Live
                 content = file.read()
         except FileNotFoundError:
             return None
@@ -330,6 +336,15 @@ class _Work:
         )  # fmt: skip
         return _Found(span, lines[first:])
 
+    def _is_open(self, name: str, file: IO[bytes]) -> bool:
+        """Whether a segment has neither footer nor closing, by its first and last line; then nothing else of it is read."""
+        if closing.has_footer(file.fileno(), os.fstat(file.fileno()).st_size):
+            return False
+        segment = Segment(name, file.name)
+        segment.feed(file.readline(BATCH_BYTES))
+        file.seek(0)
+        return not segment.refused and segment.birth not in self._closings
+
     def _check(self, segment: Segment, lines: list[tuple[bytes, Envelope | None]]) -> None:
         """Make sure that a reader finds nothing wrong with the segment, and that tables can hold it."""
         damage = next((problem for problem in segment.problems if problem.kind != "torn-write"), None)
@@ -339,14 +354,14 @@ class _Work:
             raise _LeftError("it has no whole line")
         if segment.header is None:
             raise _LeftError("it has no header")
-        try:
-            for raw, event in lines:
-                if event is not None:
+        for raw, event in lines:
+            if event is not None and not -INT_MAX <= event.clock <= INT_MAX:
+                raise _LeftError(f"line {event.seq} has a clock of more than 64 bits")
+            if event is not None and not raw.isascii():
+                try:
                     raw.decode()
-                    if not -INT_MAX <= event.clock <= INT_MAX:
-                        raise _LeftError(f"line {event.seq} has a clock of more than 64 bits")
-        except UnicodeDecodeError as problem:
-            raise _LeftError(f"a line is not UTF-8: {problem}") from problem
+                except UnicodeDecodeError as problem:
+                    raise _LeftError(f"a line is not UTF-8: {problem}") from problem
 
     def _check_copy(self, segment: Segment) -> None:
         """A copy under another name is taken only while nothing else has what it has."""
@@ -421,14 +436,23 @@ class _Work:
         if not self.redactions:
             return 0, 0
         dirty = [name for name in self.held.counting if rewrite.has_bytes_of(self.held, name, self.redactions)]
-        rewritten = sum(self._rewrite_records([name]) for name in dirty)
+        rewritten = sum(self._rewrite_records([name]) for name in dirty if rewrite.is_needed(self.held, name))
         self.held = Held(self.store)
         segments = [name for name in self.held.chosen if self._file_has_redacted(name)]
+        if dirty or segments:
+            self._forget_snapshots()
         removed = self._count(
             remove_records(self.held, now=claims.file_time(self.store), grace_s=0.0, only=dirty),
             remove_segments(self.held, now=claims.file_time(self.store), grace_s=0.0, only=segments),
         )
         return rewritten, removed
+
+    def _forget_snapshots(self) -> None:
+        """Remove what readers have computed from data that are to go; they compute it anew."""
+        with suppress(FileNotFoundError), os.scandir(self.store.cache) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False) and entry.name not in {background.TALLY, _LAST}:
+                    os.unlink(entry.path)
 
     def _file_has_redacted(self, name: str) -> bool:
         """Whether a segment that tables have is still there with data that are to go."""
@@ -474,7 +498,7 @@ class _Work:
 def _remember(store: Store, done: Compaction) -> None:
     """Keep what was done where the next one, and whoever looks, finds it."""
     os.makedirs(store.cache, exist_ok=True)
-    path = os.path.join(store.cache, "compaction.json")
+    path = os.path.join(store.cache, _LAST)
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "wb") as file:
         file.write(msgspec.json.encode(LastCompaction(datetime.now(timezone.utc), done)) + b"\n")

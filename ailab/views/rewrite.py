@@ -169,6 +169,11 @@ def _size(commit: Commit) -> int:
     return sum(span.end - span.start for span in commit.spans)
 
 
+def is_needed(held: Held, name: str) -> bool:
+    """Whether a record has lines that no other gives."""
+    return any(_joined(held, [name]))
+
+
 class _Part(NamedTuple):
     """A span of a record that is rewritten."""
 

@@ -7,10 +7,12 @@ import time
 
 import pytest
 import views_machine
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from ailab.views import batch
+from ailab import commits
+from ailab.views import batch, snapshot
+from ailab.views.fold import RunFold
 
 COMMON = {
     "deadline": None,
@@ -18,8 +20,11 @@ COMMON = {
     "print_blob": True,
     "database": None,
 }
-SHORT = settings(max_examples=12, stateful_step_count=30, derandomize=True, **COMMON)
+SHORT = settings(max_examples=10, stateful_step_count=30, derandomize=True, **COMMON)
 LONG = settings(max_examples=200, stateful_step_count=50, **COMMON)
+CONTROL = settings(
+    max_examples=60, stateful_step_count=30, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False, **COMMON
+)
 NIGHTLY = settings(max_examples=2000, stateful_step_count=50, **COMMON)
 
 
@@ -55,3 +60,26 @@ def test_views_equal_a_full_replay_in_many_stores(seed):
 def test_views_equal_a_full_replay_all_night(seed):
     """The same in 2,000 stores."""
     play(NIGHTLY, seed)
+
+
+def both_copies(monkeypatch):
+    """A reader that counts every copy of a line."""
+    monkeypatch.setattr(commits, "passed_over", lambda _commits, _chosen: {})
+
+
+def by_arrival(monkeypatch):
+    """A fold that takes what arrives last as what was said last."""
+    monkeypatch.setattr(RunFold, "place_of", lambda _fold, _word: (0, "", 0))
+
+
+def without_redactions(monkeypatch):
+    """A snapshot that does not know what is to go."""
+    monkeypatch.setattr(snapshot._Maker, "_removing", lambda _maker, _tables: None)
+
+
+@pytest.mark.parametrize("fault", [both_copies, by_arrival, without_redactions])
+def test_the_machine_finds_a_faulty_catalogue(monkeypatch, fault):
+    """The same machine fails where the catalogue counts copies twice, ignores late places or forgets redactions."""
+    fault(monkeypatch)
+    with pytest.raises(AssertionError, match="catalogue: "):
+        play(CONTROL)

@@ -248,9 +248,7 @@ def _draw_run(
     if parts["artifacts"]:
         terminal.artifacts(screen, run.artifact_files) if run.artifact_files else say("no artifacts")
     if parts["diff"]:
-        screen.raw(run.git_diff) if run.git_diff else say(
-            "no diff: nothing differed from the commit, or there was no repository"
-        )
+        screen.raw(run.git_diff) if run.git_diff else say("no diff: nothing differed from the commit, or there was no repository")
     if parts["packages"]:
         screen.raw(run.pip_freeze) if run.pip_freeze else say("no packages were captured")
 

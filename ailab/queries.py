@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +28,7 @@ from .filters import (
     parse_count,
     pointer,
 )
+from .views import asof
 from .views.points import Points
 from .views.rows import uid_of
 
@@ -178,10 +180,15 @@ class Health(msgspec.Struct, kw_only=True):
 
 
 class Page(msgspec.Struct, kw_only=True):
-    """Rows and how many there are in all; in JSON a page is its rows alone, the total stands in a header."""
+    """Rows and how many there are in all; in JSON a page is its rows alone, the total stands in a header.
+
+    `position`, where an answer carries it, asks for the same again; `settled` says whether later arrivals leave it as it is.
+    """
 
     rows: list[Any]
     total: int
+    position: str | None = None
+    settled: bool = False
 
 
 # -- questions ---------------------------------------------------------------------------------------------------------
@@ -211,6 +218,39 @@ def list_runs(lab: Lab, f: RunFilter | None = None, *, counted: bool = True) -> 
     if counted and total == f.limit:
         (total,) = lab.con.execute(f"SELECT count(*) FROM base.run_table WHERE {where}", values).fetchall()[0]  # noqa: S608
     return Page(rows=[RunSummaryView(**_summary_fields(row)) for row in rows], total=total)
+
+
+def runs_as_of(lab: Lab, moment: str | datetime, f: RunFilter | None = None) -> Page:
+    """Runs that a filter keeps, as they were at a moment, or at a position that an earlier answer carried.
+
+    Args:
+        lab: the catalogue, up to date.
+        moment: RFC 3339, a bare date (midnight UTC), a datetime, or a position.
+        f: the filter; it asks for the runs as they were.
+
+    Returns:
+        A page of RunSummaryView. The answer of a moment is not `settled`: events that arrive later may be older than it. Its
+        `position` is that of the catalogue, as it is now; that of a position's answer is the position.
+
+    Raises:
+        FilterError: a part of the filter or the moment does not parse.
+        NotFoundError: the position is not kept any more.
+    """
+    past = asof.open_past(lab, moment)
+    try:
+        page = list_runs(past, f)
+    finally:
+        past.close()
+    settled = asof.is_settled(moment)
+    page.settled = settled
+    with suppress(OSError):  # a store that cannot be written to answers without
+        page.position = str(moment) if settled else position(lab)
+    return page
+
+
+def position(lab: Lab) -> str:
+    """A token for what the catalogue shows now, to ask for it again with `runs_as_of`; see `views.asof`."""
+    return asof.position(lab)
 
 
 def _first_rows(lab: Lab, source: str, values: list[Any], order: Order, limit: int) -> list[Any]:
@@ -562,6 +602,7 @@ def run_sql(lab: Lab, query: str, *, limit: int = LIMIT_MAX) -> SqlAnswer:
     Raises:
         FilterError: it does not parse or is not one SELECT.
     """
+    asof.make_relations(lab, query)
     columns, types, rows = lab.select(query, limit=limit + 1)
     return SqlAnswer(
         columns=columns, types=types, rows=[[_plain(v) for v in row] for row in rows[:limit]], truncated=len(rows) > limit

@@ -17,6 +17,7 @@ import duckdb
 from .. import settings
 from ..errors import FilterError, MissingExtraError
 from ..store import find_store, open_store
+from .asof import make_relations
 from .build import Lab
 from .points import COLUMNS, Points
 
@@ -93,12 +94,14 @@ class Connection:
     def execute(self, query: str, parameters: Any = None) -> Any:
         """Run one statement; fetch with `fetchall`, `fetchone` or `df`."""
         self.lab.refresh()
+        make_relations(self.lab, query)
         self.lab.prepare(query)
         return self.lab.con.execute(query) if parameters is None else self.lab.con.execute(query, parameters)
 
     def sql(self, query: str, **options: Any) -> Any:
         """A relation: show it, or turn it with `df`, `pl`, `to_arrow_table`, `fetchall`."""
         self.lab.refresh()
+        make_relations(self.lab, query)
         self.lab.prepare(query)
         return self.lab.con.sql(query, **options)
 

@@ -120,3 +120,19 @@ def lab(store_dir):
     yield open_now
     for each in opened:
         each.close()
+
+
+@pytest.fixture
+def figure(record_property):
+    """`figure(text)` prints what a test has measured or tried in the summary, also where it passes and on any worker."""
+    return lambda text: record_property("figure", text)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what `figure` was given."""
+    reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "user_properties")]
+    said = [f"{report.nodeid}: {text}" for report in reports for name, text in report.user_properties if name == "figure"]
+    if said:
+        terminalreporter.section("figures")
+        for line in dict.fromkeys(said):
+            terminalreporter.write_line(line)

@@ -35,25 +35,33 @@ def folder(tmp_path):
 
 
 def training(place, run):
+    """A sealed run with a note as its third line; its segment's name."""
     writer = journal.Writer(place, run=run)
     writer.append(events.RunStarted(name=run))
+    writer.append(events.NoteChanged(note=f"a note of {run}"))
     for i in range(70):
         writer.append(events.MetricsLogged({"loss": 1 / (i + 1)}, i))
     writer.append(events.RunFinished(status="completed"))
     writer.seal()
+    return writer.name
 
 
 def prepared(folder):
-    """A store in which a compaction has everything to do: close, rewrite, merge, remove segments, records, tables and claims.
+    """A store in which a compaction has everything to do: close, rewrite, merge, redact, remove segments, records and the rest.
 
     Returns:
-        (the store's folder, its live segment's name).
+        (the store's folder, the writer of its live segment).
     """
     place = store.open_store(str(folder / "template"), create=True)
+    names = []
     for run, grace_s in (("a", 0.0), ("b", 3600.0)):
-        training(place, run)
+        names.append(training(place, run))
         compact.compact(place, fold=False, merge_records=100, grace_s=grace_s)
-    training(place, "c")
+    names.append(training(place, "c"))
+    person = journal.Writer(place, via="cli")
+    for name in names[1:]:
+        person.append(events.EventRedacted(segment=name, seq=2))
+    person.seal()
     dead = Pen(place.path, "dead").point('{"loss":0.5}').torn(b'{"seq":9').point('{"loss":0.25}')
     dead.raw(b'{"seq":4,"at"')
     moment = time.time() - 3600
@@ -67,19 +75,30 @@ def prepared(folder):
     return Path(place.path), living
 
 
-def expected(path):
-    """What every later reading must find: bytes by segment."""
-    return oracle.restore(path)
+def lines_of(path):
+    """Every line of the store by an independent reading, as a list for each segment."""
+    return {name: reader.lines for name, reader in oracle.read(path, []).items()}
 
 
-def compare(path, before, what):
-    """See that an independent reading finds what was there before, and besides only segments of compactions."""
+def compare(path, before, after, what):
+    """See that an independent reading finds each line as it was or will be, and besides only segments of compactions."""
     readers = oracle.read(path, [])
-    lost = [name for name, content in before.items() if name not in readers or b"".join(readers[name].lines) != content]
+    lost = [
+        name
+        for name, lines in before.items()
+        if name not in readers
+        or len(readers[name].lines) != len(lines)
+        or any(found not in both for found, *both in zip(readers[name].lines, lines, after[name], strict=True))
+    ]
     assert not lost, f"{what}: other bytes in {lost}"
     allowed = {"segment.opened", "segment.closed", "segment.sealed"}
     kinds = {event.kind for name, reader in readers.items() if name not in before for event in reader.events.values()}
     assert kinds <= allowed, f"{what}: {kinds - allowed} from nowhere"
+
+
+def changed(before, after):
+    """The lines that a compaction is to change, and what becomes of them."""
+    return [pair for name, lines in before.items() for pair in zip(lines, after[name], strict=True) if pair[0] != pair[1]]
 
 
 def tidy(path, what):
@@ -106,28 +125,31 @@ def trials(calls, faults):
     return found
 
 
-def run_trials(folder, faults, seconds, control=""):
-    """Do the trials; print and return how they ended."""
+def run_trials(folder, faults, seconds, control="", *, figure=print):
+    """Do the trials; tell and return how they ended."""
     path, living = prepared(folder)
-    before = expected(path)
+    before = lines_of(path)
     ended = Counter()
     with injected.Zygote(control) as zygote:
         began = time.monotonic()
         with copied(path, living) as copy:
             calls = zygote.calls(copy)
-            compare(copy, before, "untouched")
+            after = {name: lines for name, lines in lines_of(copy).items() if name in before}
+            compare(copy, before, after, "untouched")
+        assert [one.count(b"a note of ") for one, _ in changed(before, after)] == [1, 1]
+        assert [other.count(b'"data"') for _, other in changed(before, after)] == [0, 0]
         for call, n, fault in trials(calls, faults):
             if seconds is not None and time.monotonic() - began > seconds:
                 break
             what = f"{call} number {n}: {fault}"
             with copied(path, living) as copy:
                 ended[zygote.trial(copy, f"{call}:{fault}:when={n}")] += 1
-                compare(copy, before, what)
+                compare(copy, before, after, what)
                 tidy(copy, what)
-                compare(copy, before, f"{what}, after the next compaction")
+                compare(copy, after, after, f"{what}, after the next compaction")
     total = sum(calls.values()) * len(faults)
     took = time.monotonic() - began
-    print(f"{sum(ended.values())} of {total} faults at {calls}: ended {dict(ended)}, {took:.0f} s")
+    figure(f"{sum(ended.values())} of {total} faults at {calls}: ended {dict(ended)}, {took:.0f} s")
     living.seal()
     return ended
 
@@ -149,20 +171,20 @@ FAIL = ["error=ENOSPC", "error=EIO"]
 
 
 @pytest.mark.parametrize("seconds", [SHORT_SECONDS, pytest.param(None, marks=pytest.mark.long)])
-def test_killed_at_any_call(folder, seconds):
+def test_killed_at_any_call(folder, seconds, figure):
     """G8: at the entry of each write, flush, rename, link, removal and opening; nothing lost, nothing twice, nothing left."""
-    ended = run_trials(folder, KILL, seconds)
-    print(f"{ended[-9]} kills fell")  # threads count for themselves, so some numbers are never reached
+    ended = run_trials(folder, KILL, seconds, figure=figure)
+    figure(f"{ended[-9]} kills fell")  # threads count for themselves, so some numbers are never reached
     assert set(ended) <= {0, -9}
     assert ended[-9] > 10
 
 
 @pytest.mark.parametrize("seconds", [SHORT_SECONDS, pytest.param(None, marks=pytest.mark.long)])
-def test_failed_at_any_call(folder, seconds):
+def test_failed_at_any_call(folder, seconds, figure):
     """G8: a full disk and a broken one; it ends with an error or without, never by a signal, and the store is as it was."""
-    ended = run_trials(folder, FAIL, seconds)
+    ended = run_trials(folder, FAIL, seconds, figure=figure)
     assert set(ended) <= {0, 1}
-    print(f"{ended[1]} ended with an error")
+    figure(f"{ended[1]} ended with an error")
     assert ended[1] > 10
 
 
@@ -183,7 +205,7 @@ def test_what_is_left_behind_is_found(folder, monkeypatch):
 def test_a_wrong_table_is_never_committed(folder, monkeypatch):
     """A table that gives back another value is noticed before its record appears; without the proof it would count."""
     path, living = prepared(folder)
-    place, before = store.Store(str(path)), expected(path)
+    place, before = store.Store(str(path)), lines_of(path)
     take = Batch._take_point
 
     def wrong(self, n, raw, event, prev):
@@ -197,11 +219,11 @@ def test_a_wrong_table_is_never_committed(folder, monkeypatch):
     monkeypatch.setattr(Batch, "_take_point", wrong)
     with pytest.raises(ValueError, match="tables do not give back"):
         compact.compact(place, grace_s=0, orphan_s=0, fold=False)
-    compare(path, before, "with the proof")
+    compare(path, before, before, "with the proof")
     tables = {file.name for commit in commits.load(place)[0].values() for file in commit.files}
     assert {name for name in os.listdir(place.compacted) if name.endswith(".parquet")} == tables
     monkeypatch.setattr(record, "prove", lambda *_: None)
     compact.compact(place, grace_s=0, orphan_s=0, fold=False)
     with pytest.raises(AssertionError, match="other bytes in"):
-        compare(path, before, "without the proof")
+        compare(path, before, before, "without the proof")
     living.seal()

@@ -22,10 +22,10 @@ FLIPS = 500
 
 
 @pytest.fixture
-def seed():
-    """What chance begins with; printed, and taken from DURABILITY_SEED where a failure is to be seen again."""
+def seed(figure):
+    """What chance begins with; told, and taken from DURABILITY_SEED where a failure is to be seen again."""
     found = int(os.environ.get("DURABILITY_SEED", random.randrange(2**31)))
-    print(f"seed {found}")
+    figure(f"seed {found}")
     return found
 
 
@@ -82,7 +82,7 @@ def is_named(place, file):
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_each_changed_byte_is_named(place, codec, seed):
+def test_each_changed_byte_is_named(place, codec, seed, figure):
     """500 random bytes changed, one at a time: every time the table's file is named, and no line is read from it."""
     name, commit = recoded(place, codec)
     whole = [line for _, _, line in restore.lines(place, name, commit)]
@@ -104,7 +104,7 @@ def test_each_changed_byte_is_named(place, codec, seed):
         path.write_bytes(content)
     commits._whole.clear()
     assert [line for _, _, line in restore.lines(place, name, commit)] == whole
-    print(f"{codec}: {FLIPS} bytes changed, {silent} not named; DuckDB alone said nothing wrong of {sum(quiet)} of {len(quiet)}")
+    figure(f"{codec}: {FLIPS} bytes changed, {silent} not named; DuckDB alone found {sum(quiet)} of {len(quiet)} right")
     assert silent == 0
     if codec == "uncompressed":
         assert sum(quiet) > 10  # the control: without the digest somebody would have been told wrong values

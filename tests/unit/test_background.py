@@ -86,7 +86,7 @@ def test_where_it_cannot_be_started_training_goes_on(store_dir, started, monkeyp
     assert capsys.readouterr().err.count("Cannot allocate memory") == 1
 
 
-def test_counting_costs_little(tmp_path):
+def test_counting_costs_little(tmp_path, figure):
     """Far below 0.2 ms, however many segments there are."""
     place = store.open_store(str(tmp_path / "store"), create=True)
     background._count(place)
@@ -95,7 +95,7 @@ def test_counting_costs_little(tmp_path):
         began = time.perf_counter()
         background._count(place)
         took.append(time.perf_counter() - began)
-    print(f"{sorted(took)[150] * 1e6:.0f} µs")
+    figure(f"{sorted(took)[150] * 1e6:.0f} µs for a run that ends")
     assert sorted(took)[150] < 0.0002
 
 

@@ -169,7 +169,7 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.long)])
-def test_four_processes_race_for_one_claim(place, scripts, seconds):
+def test_four_processes_race_for_one_claim(place, scripts, seconds, figure):
     """Nobody is ever in while another is: every holder makes a file exclusively, and none fails."""
     leave = scripts.command(LEAVE)[-1]
     racing = [scripts.start(RACE, place.path, i, seconds, leave) for i in range(4)]
@@ -178,7 +178,7 @@ def test_four_processes_race_for_one_claim(place, scripts, seconds):
         out, err = process.communicate(timeout=seconds + 30)
         assert process.returncode == 0, err
         won.append(int(out))
-    print(f"{sum(won)} times held, by {won}")
+    figure(f"{sum(won)} times held, by {won}")
     assert sum(won) > 20
 
 

@@ -468,7 +468,7 @@ def test_ruined_tables_are_written_again_while_the_segments_are_there(place):
 # -- figures -----------------------------------------------------------------------------------------------------------
 
 
-def test_bytes_per_point(place):
+def test_bytes_per_point(place, figure):
     """Ten metrics of float32 noise: at most 3.0 bytes a point, record included."""
     chance = random.Random(7)
     writer = journal.Writer(place, run="r1")
@@ -480,6 +480,6 @@ def test_bytes_per_point(place):
     began = time.process_time()
     done = compact(place)
     took = time.process_time() - began
-    print(f"{done.bytes_after / done.points:.3f} bytes a point, {took / done.lines * 1e6:.1f} µs of processor a line")
+    figure(f"{done.bytes_after / done.points:.3f} bytes a point, {took / done.lines * 1e6:.1f} µs of processor a line")
     assert done.bytes_after / done.points <= 3.0
     assert Decimal(done.lines) == 30_002

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import struct
 import time
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import oracle
 import pytest
 from handmade import Pen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ailab import commits, events, journal, store
+from ailab import claims, cli, commits, events, journal, store
 from ailab.views import compact as compaction
 from ailab.views import restore
 from ailab.views.compact import Left
@@ -483,3 +485,45 @@ def test_bytes_per_point(place, figure):
     figure(f"{done.bytes_after / done.points:.3f} bytes a point, {took / done.lines * 1e6:.1f} µs of processor a line")
     assert done.bytes_after / done.points <= 3.0
     assert Decimal(done.lines) == 30_002
+
+
+# -- the verb ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_says_what_was_done(place):
+    """As a table for a person, as the Struct with --json; a second one at the same time is refused."""
+    from click.testing import CliRunner
+
+    name = training(place)
+    command = ["compact", "--dir", place.path]
+    done = CliRunner().invoke(cli.main, command)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert re.search(r"compacted +1 segments?, 204 lines, 400 points\n", done.stdout)
+    done = CliRunner().invoke(cli.main, [*command, "--grace", "0", "--json"])
+    found = msgspec.json.decode(done.stdout, type=compaction.Compaction)
+    assert (found.removed, found.segments, found.busy) == (1, 0, None)
+    assert contents(place) == {}
+    assert list(restored(place)) == [name]
+    with claims.take(place, compaction.CLAIM):
+        done = CliRunner().invoke(cli.main, command)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: the store is being compacted already, by process {os.getpid()} on ")
+
+
+def test_the_verb_in_the_background_disturbs_nobody(place, scripts):
+    """It has the lowest priority, a session of its own, and none of the files that whoever started it had open."""
+    source = """
+        import os, sys
+        from ailab import background
+        held = os.open(sys.argv[1], os.O_RDONLY)
+        os.set_inheritable(held, True)
+        if os.fork() == 0:
+            background.step_back()
+            try:
+                os.fstat(held)
+            except OSError as problem:
+                print(os.nice(0), os.getsid(0) == os.getpid(), problem.strerror, flush=True)
+            os._exit(0)
+        os.wait()
+    """
+    assert scripts.run(source, __file__).stdout == "19 True Bad file descriptor\n"

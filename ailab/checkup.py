@@ -2,7 +2,8 @@
 
 Reads every segment once from its first byte and trusts nothing that another reader has computed: it needs neither DuckDB nor
 a catalogue, so it still answers where those do not. It writes nothing, not even a marker that was cut short, and takes no
-lock longer than it takes to see whether locks work. One bad file costs its own finding and nothing else. The store may be
+lock longer than it takes to see whether locks work. Of what lies in tables it knows what commit records say; `ailab verify` reads
+the tables themselves. One bad file costs its own finding and nothing else. The store may be
 written to meanwhile: a torn last line of a living writer is normal and is no finding. Not asked here: whether every blob has
 the bytes of its name; only whether those that runs refer to are there in their right size.
 """
@@ -10,30 +11,26 @@ the bytes of its name; only whether those that runs refer to are there in their 
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 import time
 from collections import Counter
-from datetime import timedelta
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from . import __version__, blobs, events, settings
-from .errors import DamageError, ForeignFolderError, SettingError, StoreError
+from . import blobs, commits, events, settings, surroundings
+from .errors import DamageError, ForeignFolderError, StoreError
 from .journal import Segment, writer_alive
-from .store import MARKER, MARKER_BYTES, SEGMENT_SUFFIX, Store, find_store
+from .segments import stated_crc
+from .store import MARKER, MARKER_BYTES, SEGMENT_SUFFIX, Store, find_store, run_of_segment
+from .surroundings import Level  # noqa: TC001  (msgspec reads the annotations of Structs at run time)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
+    from .commits import Chosen
     from .journal import Envelope
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock
-    fcntl = None  # type: ignore[assignment]
 
 CHUNK = 4 << 20
 NEWLINE = b"\n"
@@ -41,13 +38,12 @@ PER_FILE = 10
 """Findings of one kind that are listed singly; the others are counted."""
 LEFTOVER_SECONDS = 3600.0
 """A temporary file that is older was left by a writer that is gone."""
-FREE_LOW = 1 << 30
-FREE_NONE = 50 << 20
+WAITING_MANY = 100
+"""So many segments that could lie in tables make reading slower than it need be."""
+WAITING_BYTES = 64 << 20
 ENDED = frozenset({"completed", "failed", "killed"})
 _BELONGS = frozenset({MARKER, "README.md", ".gitignore", "segments", "blobs", "compacted", "claims", "cache", "schema"})
 _FOLDER_NAME = 2
-
-Level = Literal["ok", "note", "warning", "error"]
 
 
 class Finding(msgspec.Struct, kw_only=True, omit_defaults=False):
@@ -60,8 +56,20 @@ class Finding(msgspec.Struct, kw_only=True, omit_defaults=False):
     hint: str = ""
 
 
+class _Snapshot(msgspec.Struct):
+    """What is told of the record of a snapshot."""
+
+    at: float
+    runs: int
+    seconds: float
+
+
 class Checkup(msgspec.Struct, kw_only=True):
-    """How a store is. `unsealed` segments have no footer and no living writer; `runs` counts them by status, trashed ones too."""
+    """How a store is. `unsealed` segments have no footer and no living writer; `runs` counts them by status, trashed ones too.
+
+    What lies in tables alone is counted by what commit records say: lines are among `events`, `runs_in_tables` are those whose
+    segments are gone and that `runs` does not count. `waiting` segments could be compacted.
+    """
 
     store: str
     marker_ok: bool
@@ -71,8 +79,16 @@ class Checkup(msgspec.Struct, kw_only=True):
     unsealed: int
     events: int
     runs: dict[str, int]
+    runs_in_tables: int
     points_dropped: int
     segment_bytes: int
+    commits: int
+    compacted_lines: int
+    compacted_bytes: int
+    cache_bytes: int
+    waiting: int
+    waiting_bytes: int
+    last_compaction: datetime | None
     blobs: int
     blob_bytes: int
     free_bytes: int
@@ -85,6 +101,22 @@ class Checkup(msgspec.Struct, kw_only=True):
     def healthy(self) -> bool:
         """Whether nothing found is an error."""
         return all(finding.level != "error" for finding in self.findings)
+
+
+class _Left(msgspec.Struct, frozen=True):
+    name: str
+    why: str
+
+
+class _Done(msgspec.Struct, frozen=True):
+    left: list[_Left] = []
+
+
+class _LastCompaction(msgspec.Struct, frozen=True):
+    """What the last compaction keeps of itself in the cache, as far as it is asked here."""
+
+    at: datetime
+    done: _Done
 
 
 _DAMAGE: dict[str, tuple[Level, str, str]] = {
@@ -101,6 +133,7 @@ _DAMAGE: dict[str, tuple[Level, str, str]] = {
     "bad-json": ("error", "the event of this line", "take the file from a copy of the store"),
     "gap": ("error", "the events that are missing, unless another file has them", "take the file from a copy of the store"),
     "duplicate": ("warning", "nothing: the event counts once", "the file was edited or joined; take it from a copy of the store"),
+    "missing": ("error", "the events that it had, unless segments still have them", "take the file from a copy of the store"),
     "unknown-version": ("error", "all of this file", "it needs a newer version of ailab"),
     "unreadable": ("error", "all of this file", "check who may read it"),
     "torn-tail": (
@@ -125,11 +158,14 @@ def examine(path: str) -> Checkup:
     """
     look = _Look(Store(path))
     look.marker()
+    look.tables()
     look.all_segments()
+    look.compaction()
     look.all_blobs()
     look.strangers()
-    look.machine()
-    look.settings()
+    look.snapshots()
+    look.machine = surroundings.machine(look.store, look.say)
+    surroundings.settings_that_hold(look.say)
     return look.checkup()
 
 
@@ -186,7 +222,13 @@ class _Look:
         self.blobs: dict[str, int] = {}
         self.dropped = 0
         self.marker_ok = False
-        self.flock = False
+        self.machine = surroundings.Machine(0, False, None, {})
+        self.chosen: Chosen = {}
+        self.commits = 0
+        self.compacted_lines = 0
+        self.runs_in_tables: set[str] = set()
+        self.waiting: list[int] = []
+        self.last_compaction: datetime | None = None
         self._births: dict[str, str] = {}
         self._last_at: dict[str, datetime] = {}
         self._decoders: dict[str, Any] = {kind: msgspec.json.Decoder(event) for kind, event in events.KINDS.items()}
@@ -251,7 +293,7 @@ class _Look:
                 self._stranger(entry.path)
         for entry in _entries(self.store.segments):
             if not entry.name.endswith(SEGMENT_SUFFIX):
-                self._stranger(entry.path)
+                self._no_blob(entry)
 
     def _stranger(self, path: str) -> None:
         if self._listing("stranger", ""):
@@ -267,6 +309,46 @@ class _Look:
         """Whether one more finding of this kind and file is to be listed singly."""
         self._listed[kind, path] += 1
         return self._listed[kind, path] <= PER_FILE
+
+    # -- tables ------------------------------------------------------------------------------------------------------
+
+    def tables(self) -> None:
+        """What commit records say: which segments lie in tables, and how much that is."""
+        records, problems = commits.load(self.store)
+        self.commits = len(records)
+        self.chosen = commits.choose(records)
+        for problem in problems:
+            self._damage(Segment("", problem.path), problem)
+        there = set(self.store.segment_names())
+        for name, spans in self.chosen.items():
+            if name not in there:
+                self.compacted_lines += spans[-1][1].lines
+                run = run_of_segment(name)
+                if run is not None:
+                    self.runs_in_tables.add(run)
+
+    def compaction(self) -> None:
+        """What the last compaction left, and what waits for the next one."""
+        for name, segment in self.segments.items():
+            covered = self.chosen[segment.birth][-1][1].end if segment.birth in self.chosen else 0
+            if not self.alive[name] and segment.offset > covered:
+                self.waiting.append(segment.offset - covered)
+        if len(self.waiting) >= WAITING_MANY or sum(self.waiting) >= WAITING_BYTES:
+            self.say(
+                "note", f"{_count(len(self.waiting), 'segment')} wait for compaction, {sum(self.waiting) >> 10} KiB",
+                where=self.store.segments, cost="a reader opens them one by one", hint="`ailab compact` makes reading faster",
+            )  # fmt: skip
+        path = os.path.join(self.store.cache, "compaction.json")
+        try:
+            with open(path, "rb") as file:
+                last = msgspec.json.decode(file.read(), type=_LastCompaction)
+        except (OSError, msgspec.DecodeError):  # never compacted, or the cache was deleted, or another version wrote it
+            return
+        self.last_compaction = last.at
+        for left in last.done.left[:PER_FILE]:
+            self.say("note", f"the last compaction left {left.name} as it is: {left.why}", cost="nothing: it is read as before")
+        if len(last.done.left) > PER_FILE:
+            self.say("note", f"the last compaction left {len(last.done.left) - PER_FILE} more", where=path)
 
     # -- segments ----------------------------------------------------------------------------------------------------
 
@@ -357,8 +439,9 @@ class _Look:
         if segment.header is None:
             return False
         birth = segment.header.segment
-        if segment.name != birth and (birth in self.names or birth in self._births):
-            other = self.store.segment_path(self._births.get(birth, birth))
+        if segment.name != birth and (birth in self.names or birth in self._births or birth in self.chosen):
+            in_files = birth in self.names or birth in self._births
+            other = self.store.segment_path(self._births.get(birth, birth)) if in_files else "in tables"
             self.say(
                 "note",
                 "a copy of another segment",
@@ -448,7 +531,7 @@ class _Look:
 
     def _missing_segments(self) -> None:
         """Segments that another one names and that are not here."""
-        there = {*self.names, *self._births}
+        there = {*self.names, *self._births, *self.chosen}
         for segment in self.segments.values():
             before = segment.header.previous if segment.header else None
             after = segment.footer.next if segment.footer else None
@@ -545,92 +628,21 @@ class _Look:
 
     # -- what the store stands on ------------------------------------------------------------------------------------
 
-    def machine(self) -> None:
-        """Room, rights, locks, git, packages."""
-        self.free_bytes = shutil.disk_usage(self.store.path).free
-        if self.free_bytes < FREE_LOW:
-            level: Level = "error" if self.free_bytes < FREE_NONE else "warning"
-            self.say(
-                level,
-                f"{self.free_bytes >> 20} MiB are free on this disk",
-                where=self.store.path,
-                hint="points are dropped when it is full",
-            )
-        if not os.access(self.store.segments if os.path.isdir(self.store.segments) else self.store.path, os.W_OK):
-            self.say(
-                "warning",
-                "the store cannot be written by this user",
-                where=self.store.path,
-                cost="nothing new can be logged",
-                hint="reading works",
-            )
-        self.flock = _flock_works(os.path.join(self.store.path, MARKER))
-        if self.flock:
-            self.say("ok", "flock works on this file system", where=self.store.path)
-        else:
-            self.say(
-                "note",
-                "flock does not work on this file system",
-                where=self.store.path,
-                cost="nothing",
-                hint="whether a writer lives is told by its process, on another host by silence",
-            )
-        self.git = shutil.which("git")
-        if self.git:
-            self.say("ok", "git is found", where=self.git)
-        else:
-            self.say("note", "git is not found", cost="runs keep their script instead of commit and diff", hint="install git")
-        self.versions = _versions()
-        for name in [name for name, version in self.versions.items() if version is None]:
-            self.say("error", f"{name} is not installed", cost="nothing can be read", hint="pip install ailab")
-
-    def settings(self) -> None:
-        """Whether everything that sets something parses."""
-        before = len(self.findings)
-        dotenv = _nearest(".env")
-        lines = self._dotenv(dotenv) if dotenv else {}
-        problems: list[Exception] = []
-        settings.load(problems=problems)
-        for problem in problems:
-            if isinstance(problem, SettingError):
-                name = problem.message.split(" ", 1)[0].rstrip(":")
-                where = f"{dotenv}:{lines[name]}" if name in lines and " in .env" in problem.message else ""
-                self.say("error", problem.message, where=where, cost="the default holds instead", hint=problem.hint)
-            else:
-                path = getattr(problem, "filename", None) or ""
-                self.say("error", f"settings cannot be read: {problem}", where=path, hint="check who may read it")
-        known = {variable for field in settings.Settings.__struct_fields__ for variable in settings.variables(field)}
-        for name in sorted({*os.environ, *lines}):
-            if name.startswith("AILAB_") and name not in known:
-                where = f"{dotenv}:{lines[name]}" if name in lines else "environment"
-                self.say(
-                    "note", f"no setting {name}", where=where, cost="it sets nothing", hint=f"allowed: {', '.join(sorted(known))}"
-                )
-        if len(self.findings) == before:
-            self.say("ok", "the settings parse", where=dotenv or "")
-
-    def _dotenv(self, path: str) -> dict[str, int]:
-        """Line number by name; lines that are no `NAME=value` are said."""
-        found: dict[str, int] = {}
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                lines = file.read().splitlines()
-        except OSError as problem:
-            self.say(
-                "warning",
-                f".env cannot be read ({problem.strerror})",
-                where=path,
-                cost="it sets nothing",
-                hint="check who may read it",
-            )
-            return found
-        for number, line in enumerate(lines, 1):
-            name, equals, _ = line.strip().removeprefix("export ").partition("=")
-            if equals:
-                found[name.strip()] = number
-            elif line.strip() and not line.lstrip().startswith("#"):
-                self.say("note", "a line that is no NAME=value", where=f"{path}:{number}", cost="it sets nothing")
-        return found
+    def snapshots(self) -> None:
+        """What the newest snapshot in the cache was computed from, and how long that took."""
+        found = []
+        for entry in _entries(self.store.cache):
+            if not entry.name.endswith(".json"):
+                continue
+            with suppress(OSError, msgspec.DecodeError):
+                with open(entry.path, "rb") as file:
+                    content = file.read()
+                if stated_crc(content[:-1]) is not None:
+                    found.append((msgspec.json.decode(content, type=_Snapshot), entry.path))
+        if found:
+            newest, path = max(found, key=lambda one: one[0].at)
+            what = f"snapshot of {_count(newest.runs, 'run')}, computed in {newest.seconds:.1f} s"
+            self.say("ok", what, where=path)
 
     # -- the answer --------------------------------------------------------------------------------------------------
 
@@ -640,10 +652,14 @@ class _Look:
         live = sum(self.alive.values())
         return Checkup(
             store=self.store.path, marker_ok=self.marker_ok, segments=len(self.segments), sealed=sealed, live=live,
-            unsealed=len(self.segments) - sealed - live, events=self.events,
+            unsealed=len(self.segments) - sealed - live, events=self.events + self.compacted_lines,
             runs=dict(sorted(Counter(status for _, status in self._run_states()).items())), points_dropped=self.dropped,
+            runs_in_tables=len(self.runs_in_tables - self._started), commits=self.commits,
+            compacted_lines=self.compacted_lines, compacted_bytes=_bytes_in(self.store.compacted),
+            cache_bytes=_bytes_in(self.store.cache), waiting=len(self.waiting), waiting_bytes=sum(self.waiting),
+            last_compaction=self.last_compaction,
             segment_bytes=self.segment_bytes, blobs=len(self.blobs), blob_bytes=sum(self.blobs.values()),
-            free_bytes=self.free_bytes, flock=self.flock, git=self.git, versions=self.versions, findings=self.findings,
+            **self.machine._asdict(), findings=self.findings,
         )  # fmt: skip
 
 
@@ -656,42 +672,16 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def _flock_works(path: str) -> bool:
-    """Whether the file system of `path` has locks; a shared one is taken and let go at once."""
-    if fcntl is None:
-        return False
-    try:
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _nearest(name: str) -> str | None:
-    """The file `name` in the working folder, or in the nearest folder above it that has one."""
-    folder = os.getcwd()
-    while not os.path.isfile(os.path.join(folder, name)):
-        parent = os.path.dirname(folder)
-        if parent == folder:
-            return None
-        folder = parent
-    return os.path.join(folder, name)
-
-
-def _versions() -> dict[str, str | None]:
-    """Versions of what answers are made with; None where it is not installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, str | None] = {"ailab": __version__, "python": sys.version.split()[0]}
-    for name in ("duckdb", "pyarrow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+def _bytes_in(path: str) -> int:
+    """Bytes of all files in a folder."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except OSError:  # removed meanwhile
+                continue
+    return total
 
 
 def _count(number: int, noun: str) -> str:

@@ -760,8 +760,14 @@ def checkup(screen: Screen, found: Checkup) -> None:
         [
             ("store", found.store),
             ("segments", f"{segments}; {size(found.segment_bytes)}"),
+            (
+                "compacted",
+                f"{found.compacted_lines:,} lines in tables alone; {size(found.compacted_bytes)}" if found.commits else None,
+            ),
+            ("waiting", f"{found.waiting:,} segments for compaction, {size(found.waiting_bytes)}" if found.waiting else None),
             ("events", f"{found.events:,}"),
-            ("runs", runs_now),
+            ("runs", runs_now + (f"; {found.runs_in_tables:,} in tables" if found.runs_in_tables else "")),
+            ("cache", size(found.cache_bytes) if found.cache_bytes else None),
             ("dropped", f"{found.points_dropped:,} points" if found.points_dropped else None),
             ("blobs", f"{found.blobs:,}, {size(found.blob_bytes)}"),
             ("free", size(found.free_bytes)),

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import ailab
-from ailab import checkup, events, journal, queries, views
+from ailab import checkup, events, journal, queries, surroundings, views
 from ailab.errors import ForeignFolderError, StoreError
 from ailab.store import open_store
 
@@ -479,7 +479,7 @@ def test_git_that_is_not_there_is_a_note(store, monkeypatch):
 
 def test_locks_that_do_not_work_are_told(tmp_path):
     """A file that cannot be locked (here: is not there) counts as a file system without flock."""
-    assert not checkup._flock_works(str(tmp_path / "nothing"))
+    assert not surroundings._flock_works(str(tmp_path / "nothing"))
 
 
 def test_settings_that_do_not_parse_are_errors_with_their_line(store, tmp_path, monkeypatch):
@@ -528,3 +528,56 @@ def test_what_is_no_store_is_refused_with_a_hint(tmp_path, make, error):
 def test_an_empty_store_is_healthy(tmp_path):
     now = checkup.examine(open_store(str(tmp_path / "new"), create=True).path)
     assert (now.healthy, now.segments, now.events, now.runs) == (True, 0, 0, {})
+
+
+# -- compacted stores --------------------------------------------------------------------------------------------------
+
+
+def compact(store: Path, grace_s: float = 0.0) -> None:
+    from ailab.views.compact import compact as rewrite
+
+    for _ in range(2):
+        rewrite(open_store(str(store), create=False), grace_s=grace_s, fold=False)
+
+
+def test_what_lies_in_tables_is_counted_and_nothing_is_missed(store):
+    """Lines as before and those that closed the dead; no run and no segment is said to be missing."""
+    before = checkup.examine(str(store))
+    compact(store)
+    now = checkup.examine(str(store))
+    assert (now.segments, now.runs, now.runs_in_tables, now.commits, now.waiting) == (0, {}, 5, 1, 0)
+    assert now.events == now.compacted_lines == before.events + 3  # who closed, what he closed, his footer
+    assert now.compacted_bytes == sum(path.stat().st_size for path in (store / "compacted").iterdir())
+    assert now.cache_bytes == sum(path.stat().st_size for path in (store / "cache").iterdir())
+    assert now.last_compaction is not None
+    assert (found(store, "error"), found(store, "warning"), now.healthy) == ([], [], True)
+
+
+def test_segments_beside_their_tables_count_once(store):
+    """Within the grace both are there."""
+    before = checkup.examine(str(store))
+    compact(store, grace_s=3600)
+    now = checkup.examine(str(store))
+    assert (now.events, now.compacted_lines, now.runs, now.waiting) == (before.events + 3, 0, before.runs, 0)
+
+
+def test_a_table_that_is_not_there_is_named(store):
+    compact(store)
+    table = next((store / "compacted").glob("*.events.parquet"))
+    table.unlink()
+    assert ("missing", str(table)) in places(found(store, "error"))
+
+
+def test_what_waits_and_what_was_left_is_said(store, monkeypatch):
+    """So many segments make reading slower; a damaged one is left as it is, and the reason is told."""
+    path = segment_of(store, "whole-1")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3] + lines[4:]))
+    now = checkup.examine(str(store))
+    assert (now.waiting, now.waiting_bytes) == (5, now.segment_bytes)
+    monkeypatch.setattr(checkup, "WAITING_MANY", 5)
+    assert any(note.hint == "`ailab compact` makes reading faster" for note in found(store, "note"))
+    compact(store)
+    (left,) = [note.what for note in found(store, "note") if note.what.startswith("the last compaction left")]
+    assert path.stem in left
+    assert "gap in line 4" in left

@@ -8,7 +8,7 @@ from pathlib import Path
 from ailab import checkup
 
 STALL_SECONDS = 2.0
-SMALL_SECONDS = 0.5
+SMALL_SECONDS = 1.0
 """What a call may take besides, on a machine that has other things to do."""
 
 STALLED = """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .calling import Call, Verb
+from .calling import Call, Verb, counted
 from .errors import RefusedError
 
 if TYPE_CHECKING:
@@ -148,10 +148,11 @@ def compact(call: Call, /, grace_s: float, background: bool) -> None:  # noqa: F
 
 def _draw_compaction(done: Compaction, terminal: Any, screen: Screen) -> None:
     ratio = f", {done.bytes_after / done.points:.2f} bytes a point" if done.points else ""
+    counts = ((done.segments, "segment"), (done.lines, "line"), (done.points, "point"))
     became = f"{terminal.size(done.bytes_before)} became {terminal.size(done.bytes_after)}{ratio}"
     screen.facts(
         [
-            ("compacted", f"{done.segments:,} segments, {done.lines:,} lines, {done.points:,} points"),
+            ("compacted", ", ".join(counted(n, noun) for n, noun in counts)),
             ("size", became if done.segments else None),
             ("closed", f"{done.closed:,} segments whose writer is gone" if done.closed else None),
             ("live", f"{done.live:,} segments are still being written" if done.live else None),

@@ -15,7 +15,7 @@ from ailab import claims, commits, events, journal, store
 from ailab.errors import RefusedError
 from ailab.leftovers import Held
 from ailab.views import compact as compaction
-from ailab.views import rewrite, snapshot
+from ailab.views import record, rewrite, snapshot
 from ailab.views.compact import Left, Redaction, redact
 
 SECRET = b"hunter2"
@@ -187,6 +187,33 @@ def test_a_record_with_the_only_bytes_behind_a_gap_stays(place):
     compact(place, grace_s=0)
     shutil.copy(os.path.join(place.path, f"{first}.json"), place.compacted)
     assert oracle.restore(place.path)[pen.name] == pen.content
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_two_compactions_of_the_same_lines_meet_at_one_record(place, monkeypatch, asked):
+    """The second notices when it looks once more, and if it does not look, at the record's name; it removes its own tables."""
+    name = training(place, "r1")
+    before = contents(place)
+    prove = record.prove
+    inner = []
+
+    def meanwhile(*args):
+        prove(*args)
+        if not inner:
+            inner.append(None)
+            with monkeypatch.context() as patch:
+                patch.setattr(compaction, "CLAIM", "another")
+                inner[0] = compact(place)
+
+    monkeypatch.setattr(record, "prove", meanwhile)
+    if not asked:
+        monkeypatch.setattr(compaction._Work, "_refusal", lambda *_: None)
+    outer = compact(place)
+    assert (inner[0].commits, outer.commits) == (1, 0)
+    why = f"another compaction has rewritten {name}" if asked else "another record replaces the same bytes"
+    assert outer.left == [Left(name, why)]
+    assert len(os.listdir(place.compacted)) == 3
+    assert oracle.restore(place.path) == before
 
 
 def test_compaction_leaves_a_snapshot(place):

@@ -31,9 +31,10 @@ from .fold import ProjectFold, RunFold, Told, removed_by, tell
 from .rows import ARROW_ROWS, HOT_MAX, Documents, Key, RunRows, insert, one_row, uid_of
 from .snapshot import CONFIG, States, attach, crash, projects_named, state_keys, statements, write_projects
 from .tables import Tables, literal, points_of_json
+from .wide import common, labels, quoted, wide_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ..commits import Commit
     from ..journal import Segment
@@ -105,6 +106,7 @@ class Lab:
         self._attached = False
         self._ruined: dict[str, str] = {}
         self._replaced: set[str] = set()
+        self._distrusted: set[str] = set()
         self._open()
 
     # -- opening -----------------------------------------------------------------------------------------------------
@@ -121,7 +123,7 @@ class Lab:
                 self.con.execute(f"ATTACH ':memory:' AS {part}")
                 self.con.execute(statements(part))
             else:
-                attach(self.con, self._snapshot.path(ending), part, read_only=True)
+                self._attach(self._snapshot.path(ending), part)
         self._attached = True
         self.con.execute(statements("tail"))
         self.tail = Tail(self.store, self._covered)
@@ -152,12 +154,21 @@ class Lab:
         text = "SELECT run_id FROM base.run_table WHERE status IN ('running', 'pending')"
         self._open_runs = {row[0] for row in self.con.execute(text).fetchall()}
 
+    def _attach(self, path: str, part: str) -> None:
+        """Attach a file of the snapshot, or a copy of it where another process holds it."""
+        try:
+            attach(self.con, path, part, read_only=True)
+        except duckdb.IOException:
+            copy = os.path.join(self._own_folder(), f"{os.urandom(4).hex()}.duckdb")
+            shutil.copyfile(path, copy)
+            attach(self.con, copy, part, read_only=True)
+
     def _stand_on(self, names: Sequence[str]) -> Snapshot | None:
         if not names:
             return None
         for _ in range(3):
             found = snapshot.find(self.store, names, without=self._replaced)
-            if found is None:
+            if found is None or found.files[0].name in self._distrusted:
                 began = time.monotonic()
                 found = snapshot.make(self.store)
                 self.rebuilt_s = time.monotonic() - began
@@ -329,14 +340,27 @@ class Lab:
                 self._follow_commits()
                 self._read_tail()
             except _Stale:
-                self._open()
-                self._read_tail()
+                self._read_anew()
             except BaseException:
                 self._commit_names = ["?"]  # lines may have been read that did not arrive: the next refresh opens anew
                 raise
             if self._viewed:
                 self.make_views()
             self.refreshed_at = time.monotonic()
+
+    def _read_anew(self) -> None:
+        """Stand on another snapshot, and read what came after it."""
+        for _ in range(3):
+            try:
+                self._open()
+                self._read_tail()
+            except _Stale:
+                continue
+            except BaseException:
+                self._commit_names = ["?"]
+                raise
+            return
+        raise StoreError("snapshots are damaged faster than they are made", path=self.store.cache)
 
     def _follow_commits(self) -> None:
         """Open anew where tables hold what was not read from segments, or a newer snapshot spares much memory."""
@@ -473,6 +497,7 @@ class Lab:
             fold = self._states.get(at, size)
             if fold is None:
                 assert self._snapshot is not None  # noqa: S101
+                self._distrusted.add(self._snapshot.files[0].name)
                 self._discard(self._snapshot)
                 raise _Stale
             self.runs[run_id] = fold
@@ -617,14 +642,13 @@ class Lab:
             bad = tables.check()
             if not bad:
                 return tables
-            for name, problem in bad:
-                self._ruined[name] = f"incomplete: {problem}"
             self._tables = None
             replaced = {name for name, _ in bad if self._segments_are_there(tables.records[name])}
+            for name, problem in bad:
+                self._ruined[name] = f"{problem}; its segments are read" if name in replaced else f"incomplete: {problem}"
             if replaced:
                 self._replaced |= replaced
-                self._open()
-                self._read_tail()
+                self._read_anew()
         return None
 
     def _segments_are_there(self, record: Commit) -> bool:
@@ -686,7 +710,7 @@ class Lab:
     def _make_union(self, view: str, table: str, others: str | None) -> None:
         """A view over what came after the snapshot and what lies in Parquet, without what is to go."""
         columns = [row[0] for row in self.con.execute(f"DESCRIBE {table}").fetchall()]
-        names = ", ".join(_quoted(name) for name in columns)
+        names = ", ".join(quoted(name) for name in columns)
         text = f"SELECT {names} FROM {table}" + (f"\nUNION ALL SELECT {names} FROM ({others})" if others else "")  # noqa: S608
         if (self._purged or self._unstarted) and view == "point_all":
             gone = "(SELECT run_id FROM purged_table UNION ALL SELECT run_id FROM unstarted_table)"
@@ -696,7 +720,7 @@ class Lab:
         elif (self._redacted or self._purged) and view == "event_all":
             kept = "kind IN ('event.redacted', 'run.purged') OR (r.seq IS NULL AND p.run_id IS NULL)"
             shown = ", ".join(f"CASE WHEN {kept} THEN e.data ELSE '{{}}'::JSON END AS data" if n == '"data"' else f"e.{n}"
-                              for n in map(_quoted, columns))  # fmt: skip
+                              for n in map(quoted, columns))  # fmt: skip
             text = (
                 f"SELECT {shown} FROM ({text}) e LEFT JOIN redacted_table r ON (e.segment, e.seq) = (r.segment, r.seq) "  # noqa: S608
                 "LEFT JOIN (SELECT DISTINCT run_id FROM purged_table) p ON e.run_id = p.run_id"
@@ -718,14 +742,14 @@ class Lab:
                 types.setdefault((table, key), set()).add(type_name)
                 uses[table, key] += count
         most = sorted(sorted(uses, key=lambda k: (-uses[k], k))[:WIDE_MAX], key=lambda k: (k[0] == "metrics", k[1]))
-        columns = tuple((table, key, _common(types[table, key]), self.hot.get((table, key))) for table, key in most)
+        columns = tuple((table, key, common(types[table, key]), self.hot.get((table, key))) for table, key in most)
         if columns == self._wide and columns:
             return
         self._wide = columns
         base = [row[0] for row in self.con.execute("DESCRIBE runs").fetchall() if row[0] not in {"params", "metrics"}]
-        parts = [DURATION if name == "duration_s" else f"t.{_quoted(name)}" for name in base]
-        for (table, key, type_name, column), label in zip(columns, _labels(base, columns), strict=True):
-            parts.append(f"{_wide_value(table, key, type_name, column)} AS {_quoted(label)}")
+        parts = [DURATION if name == "duration_s" else f"t.{quoted(name)}" for name in base]
+        for (table, key, type_name, column), label in zip(columns, labels(base, columns), strict=True):
+            parts.append(f"{wide_value(table, key, type_name, column)} AS {quoted(label)}")
         self.con.execute(
             f"CREATE OR REPLACE VIEW wide AS SELECT {', '.join(parts)} "  # noqa: S608  (names are quoted, keys are literals)
             "FROM base.run_table t WHERE NOT trashed"
@@ -760,37 +784,3 @@ def _remove_orphans() -> None:
 def _names(what: str, text: str) -> list[str]:
     """Names of the views or tables that statements make."""
     return re.findall(rf"^CREATE (?:OR REPLACE )?{what} (\w+)", text, re.MULTILINE)
-
-
-def _wide_value(table: str, key: str, type_name: str, column: str | None) -> str:
-    """SQL of a parameter's or metric's value in `wide`."""
-    pointer = "/" + key.replace("~", "~0").replace("/", "~1")
-    if table == "metrics":
-        return f"t.{column}" if column else f"TRY_CAST(t.detail::JSON -> '$.final_metrics' ->> {literal(pointer)} AS DOUBLE)"
-    text = f"t.{column}" if column else f"(t.detail::JSON -> '$.params' ->> {literal(pointer)})"
-    return text if type_name == "VARCHAR" else f"TRY_CAST({text} AS {type_name})"
-
-
-def _common(types: set[str]) -> str:
-    """The type that holds values of all `types`."""
-    real = types - {"NULL"}
-    if len(real) == 1:
-        return next(iter(real))
-    return "DOUBLE" if real and real <= {"BIGINT", "DOUBLE"} else "VARCHAR"
-
-
-def _labels(base: list[str], columns: Iterable[tuple[str, str, str, Any]]) -> Iterator[str]:
-    """Column names of parameters and metrics in `wide`: one that is taken, case ignored, has its table in front."""
-    columns = list(columns)
-    counts = Counter([name.lower() for name in base] + [column[1].lower() for column in columns])
-    used = {name.lower() for name in base}
-    for table, key, *_ in columns:
-        label = key if key and counts[key.lower()] == 1 else f"{table}.{key}"
-        while label.lower() in used:  # two parameters that differ in case only, or one that is called `params.x` itself
-            label += "_"
-        used.add(label.lower())
-        yield label
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""').replace("\0", "\N{SYMBOL FOR NULL}") + '"'

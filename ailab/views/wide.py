@@ -1,0 +1,46 @@
+"""How `wide` is named and typed: a column per parameter and metric, whatever people call them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from .tables import literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+def wide_value(table: str, key: str, type_name: str, column: str | None) -> str:
+    """SQL of a parameter's or metric's value in `wide`."""
+    pointer = "/" + key.replace("~", "~0").replace("/", "~1")
+    if table == "metrics":
+        return f"t.{column}" if column else f"TRY_CAST(t.detail::JSON -> '$.final_metrics' ->> {literal(pointer)} AS DOUBLE)"
+    text = f"t.{column}" if column else f"(t.detail::JSON -> '$.params' ->> {literal(pointer)})"
+    return text if type_name == "VARCHAR" else f"TRY_CAST({text} AS {type_name})"
+
+
+def common(types: set[str]) -> str:
+    """The type that holds values of all `types`."""
+    real = types - {"NULL"}
+    if len(real) == 1:
+        return next(iter(real))
+    return "DOUBLE" if real and real <= {"BIGINT", "DOUBLE"} else "VARCHAR"
+
+
+def labels(base: list[str], columns: Iterable[tuple[str, str, str, Any]]) -> Iterator[str]:
+    """Column names of parameters and metrics in `wide`: one that is taken, case ignored, has its table in front."""
+    columns = list(columns)
+    counts = Counter([name.lower() for name in base] + [column[1].lower() for column in columns])
+    used = {name.lower() for name in base}
+    for table, key, *_ in columns:
+        label = key if key and counts[key.lower()] == 1 else f"{table}.{key}"
+        while label.lower() in used:  # two parameters that differ in case only, or one that is called `params.x` itself
+            label += "_"
+        used.add(label.lower())
+        yield label
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
+    return '"' + name.replace('"', '""').replace("\0", "\N{SYMBOL FOR NULL}") + '"'

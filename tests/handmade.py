@@ -33,7 +33,7 @@ class Pen:
         self.name = f"{BIRTHDAY[:-7]}{number:06d}Z_{host}_77_{number:08x}" + (f"_{run}" if run else "")
         self.path = Path(store) / "segments" / f"{self.name}.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.content = b""
+        self.pieces = []
         self.seq = self.prev = 0
         if header:
             fields = {
@@ -77,10 +77,15 @@ class Pen:
 
     def raw(self, piece):
         """Append bytes."""
-        self.content += piece
+        self.pieces.append(piece)
         with self.path.open("ab") as file:
             file.write(piece)
         return self
+
+    @property
+    def content(self):
+        """What was written so far."""
+        return b"".join(self.pieces)
 
     def seal(self):
         """Append the footer."""

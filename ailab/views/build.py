@@ -645,10 +645,12 @@ class Lab:
             self._tables = None
             replaced = {name for name, _ in bad if self._segments_are_there(tables.records[name])}
             for name, problem in bad:
-                self._ruined[name] = f"{problem}; its segments are read" if name in replaced else f"incomplete: {problem}"
+                self._ruined[name] = f"incomplete: {problem}"
             if replaced:
                 self._replaced |= replaced
                 self._read_anew()
+                for name in replaced:  # the snapshot names them
+                    self._ruined.pop(name, None)
         return None
 
     def _segments_are_there(self, record: Commit) -> bool:

@@ -497,9 +497,10 @@ class _Work:
 
 def _remember(store: Store, done: Compaction) -> None:
     """Keep what was done where the next one, and whoever looks, finds it."""
-    os.makedirs(store.cache, exist_ok=True)
     path = os.path.join(store.cache, _LAST)
     temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(msgspec.json.encode(LastCompaction(datetime.now(timezone.utc), done)) + b"\n")
-    os.replace(temporary, path)
+    with suppress(OSError):  # a cache that cannot be written costs nobody anything else
+        os.makedirs(store.cache, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(msgspec.json.encode(LastCompaction(datetime.now(timezone.utc), done)) + b"\n")
+        os.replace(temporary, path)

@@ -12,6 +12,7 @@ is not read but made anew, and any may be deleted at any moment. Its record appe
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import shutil
@@ -119,10 +120,17 @@ def find(
             fits
             and not ruined & set(found.commits)
             and (found.layout, found.fold, found.engine) == (LAYOUT, VERSION, duckdb.__version__)
+            and not any(_counts(store, name) for name in found.unusable if name in wanted)
             and (not whole or _is_whole(found))
         ):
             return found
     return None
+
+
+def _counts(store: Store, name: str) -> bool:
+    """Whether a record that could not be used counts now: somebody may have put its tables back."""
+    records, _ = commits.load(store, [name])
+    return name in records and not Tables(store, records, commits.choose(records)).check()
 
 
 def _records(folder: str) -> Iterator[Snapshot]:
@@ -144,6 +152,8 @@ def _is_whole(snapshot: Snapshot) -> bool:
     """Whether the files are there as they were written; the states prove themselves one by one."""
     for file in snapshot.files:
         path = os.path.join(snapshot.folder, file.name)
+        if os.path.lexists(f"{path}.wal"):  # we write none, and DuckDB would believe it
+            return False
         try:
             if os.stat(path).st_size != file.bytes or (file.sha256 and blobs.hash_file(path)[0] != file.sha256):
                 return False
@@ -166,7 +176,7 @@ class States:
     def get(self, at: int, size: int) -> RunFold | None:
         """A fold."""
         content = self.raw(at, size)
-        if len(content) != size or _CRC.unpack_from(content)[0] != crc32(content[_CRC.size :]):
+        if len(content) < _CRC.size or len(content) != size or _CRC.unpack_from(content)[0] != crc32(content[_CRC.size :]):
             return None
         return RunFold.load(content[_CRC.size :])
 
@@ -197,15 +207,24 @@ def make(store: Store, *, progress: Callable[[int, int], None] | None = None) ->
     for folder in (store.cache, _own_folder()):
         try:
             os.makedirs(folder, exist_ok=True)
-            with _Maker(store, folder, records, chosen, words) as maker:
-                made = maker.run(older, unusable, began, progress)
-        except OSError:
+            maker = functools.partial(_Maker, store, folder, records, chosen)
+            made = _made(lambda: maker(list(words)), older, unusable, began, progress)  # noqa: B023  (called here)
+        except (OSError, duckdb.IOException):
             if folder != store.cache:
                 raise
             continue
         _remove_others(made)
         return made
     return None
+
+
+def _made(new_maker: Callable[[], _Maker], older: Snapshot | None, *rest: Any) -> Snapshot:
+    """Compute it from an older one, or from the tables alone where that cannot be used."""
+    if older is not None:
+        with suppress(DamageError, duckdb.Error), new_maker() as maker:
+            return maker.run(older, *rest)
+    with new_maker() as maker:
+        return maker.run(None, *rest)
 
 
 _owned: list[str] = []
@@ -379,6 +398,8 @@ class _Maker:
         while found := cursor.fetchmany(CHUNK):
             for run_id, uid, at, size in found:
                 if run_id not in gone:
+                    if self._older.get(at, size) is None:
+                        raise DamageError("bad-checksum", path="states", offset=at, detail=f"the state of run {run_id}")
                     kept.append((run_id, str(uid), self._states.tell(), size))
                     self._states.write(self._older.raw(at, size))
             self._insert_states(kept)

@@ -7,6 +7,7 @@ before; an action brings the catalogue up to date before and after, so what was 
 from __future__ import annotations
 
 import errno
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ailab.settings import Settings
 
 MAX_AGE_S = 0.2
+_log = logging.getLogger("ailab_api")
 
 
 class Catalogue:
@@ -40,6 +42,7 @@ class Catalogue:
         self.project = setting.installation
         self._lab = Lab(open_store(setting.dir or find_store(), create=True))
         self._actions = Actions(self._lab, via="http")
+        self._rebuilt_s = 0.0
         self.lab()
 
     def lab(self) -> Lab:
@@ -50,6 +53,9 @@ class Catalogue:
         """
         with self._naming_the_store():
             self._lab.refresh(MAX_AGE_S)
+        if self._lab.rebuilt_s != self._rebuilt_s:
+            self._rebuilt_s = self._lab.rebuilt_s
+            _log.warning("the snapshot of what is compacted was computed anew in %.1f s", self._rebuilt_s)
         return self._lab
 
     def note(self, run_id: str, text: str) -> RunDetail:

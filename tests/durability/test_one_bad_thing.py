@@ -194,7 +194,7 @@ print(json.dumps({"runs": runs, "seconds": time.monotonic() - start, "MiB": memo
 @pytest.mark.xfail(reason="a line without an end is read anew at every look, and copied with every block of it", strict=True)
 @pytest.mark.parametrize("size", [64 << 20, pytest.param(1 << 30, marks=pytest.mark.long)], ids=["64 MiB", "1 GiB"])
 def test_a_line_without_an_end_costs_neither_time_nor_memory(store_dir, scripts, size):
-    """G20: the runs are listed in less than twice the time, in less than 64 MiB more, and looked at again in no time."""
+    """G20: the runs are listed in less than twice the time and one look at each byte, in less than 64 MiB more."""
     made(store_dir)
     usual = json.loads(scripts.run(LISTED).stdout)
     long_line(store_dir, store_dir / "segments" / f"{NAME.format(0)}.jsonl", size)
@@ -202,4 +202,4 @@ def test_a_line_without_an_end_costs_neither_time_nor_memory(store_dir, scripts,
     print(usual, found)
     assert found["runs"] == RUNS + 1
     assert found["MiB"] < usual["MiB"] + 64
-    assert found["seconds"] < max(2 * usual["seconds"], 0.5)
+    assert found["seconds"] < max(2 * usual["seconds"], 0.5) + size / (256 << 20)

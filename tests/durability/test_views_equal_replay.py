@@ -20,7 +20,7 @@ COMMON = {
     "print_blob": True,
     "database": None,
 }
-SHORT = settings(max_examples=10, stateful_step_count=30, derandomize=True, **COMMON)
+SHORT = settings(max_examples=8, stateful_step_count=30, derandomize=True, **COMMON)
 LONG = settings(max_examples=200, stateful_step_count=50, **COMMON)
 CONTROL = settings(
     max_examples=60, stateful_step_count=30, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False, **COMMON

@@ -253,7 +253,7 @@ def digits(patch: Patch) -> None:
         def encode_into(value: Any, into: bytearray, *place: int) -> None:
             real.encode_into(value, into, *place)
             if not place:
-                into[:] = re.sub(rb"(?<=:)-?\d+\.\d+(e-?\d+)?", lambda m: b"%.15g" % float(m[0]), bytes(into))
+                into[:] = re.sub(rb"(?<=\":)-?\d+\.\d+(e-?\d+)?", lambda m: b"%.15g" % float(m[0]), bytes(into))
 
     patch(journal, "_encoder", Encoder())
 

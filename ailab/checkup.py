@@ -22,7 +22,7 @@ import msgspec
 from . import blobs, commits, events, settings, surroundings
 from .errors import DamageError, ForeignFolderError, StoreError
 from .journal import Segment, writer_alive
-from .segments import stated_crc
+from .segments import open_plain, stated_crc
 from .store import MARKER, MARKER_BYTES, SEGMENT_SUFFIX, Store, find_store, run_of_segment
 from .surroundings import Level  # noqa: TC001  (msgspec reads the annotations of Structs at run time)
 
@@ -379,7 +379,7 @@ class _Look:
         path = self.store.segment_path(name)
         segment = Segment(name, path, hashed=True)
         try:
-            with open(path, "rb") as file:
+            with open_plain(path) as file:
                 lines = _Lines(file)
                 if not self._read(segment, lines):
                     return

@@ -9,9 +9,10 @@ live segment is normal and is not read before its newline is there.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from datetime import datetime  # noqa: TC003  (msgspec reads the annotations of Structs at run time)
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from zlib import crc32
 
 import msgspec
@@ -181,6 +182,8 @@ class Segment:
             self._doubtful += 1
             return None
         try:
+            if not line.isascii():
+                line.decode()  # the payload stays as bytes, and whoever reads it expects a text
             envelope = _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
             self._report("bad-json", line, str(problem))
@@ -267,19 +270,36 @@ def scan(path: str, *, mode: str = "tail-tolerant") -> Iterator[Envelope]:
         DamageError: as the mode says.
     """
     name = os.path.basename(path).removesuffix(".jsonl")
-    segment, rest = Segment(name, path, hashed=True), b""
-    with open(path, "rb") as file:
+    segment, parts = Segment(name, path, hashed=True), [b""]
+    with open_plain(path) as file:
         while chunk := file.read(1 << 20):
-            data = rest + chunk
-            cut = data.rfind(b"\n") + 1
-            found = segment.feed(data[:cut])
-            rest = data[cut:]
+            cut = chunk.rfind(b"\n") + 1
+            if not cut:
+                parts.append(chunk)  # joined once, however long the line is
+                continue
+            found = segment.feed(b"".join([*parts, chunk[:cut]]))
+            parts = [chunk[cut:]]
             damage = [p for p in segment.problems if p.kind != "torn-write" or mode == "strict"]
             if damage and mode != "salvage":
                 raise damage[0]
             yield from found
+    rest = sum(map(len, parts))
     if rest and mode == "strict":
-        raise DamageError("torn-tail", path=path, line=segment.line + 1, offset=segment.offset, detail=f"{len(rest)} bytes")
+        raise DamageError("torn-tail", path=path, line=segment.line + 1, offset=segment.offset, detail=f"{rest} bytes")
+
+
+def open_plain(path: str) -> IO[bytes]:
+    """Open a file for reading, unless it is a pipe, a device or anything else that may never end.
+
+    Raises:
+        OSError: it cannot be opened, or is no plain file.
+    """
+    import errno
+
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder `open` says so itself
+        raise OSError(errno.EINVAL, "not a plain file", path)
+    return open(path, "rb")
 
 
 class Tail:
@@ -303,7 +323,8 @@ class Tail:
         self._births: dict[str, str] = {}
         self._refused: dict[str, DamageError] = {}
         self._names: list[str] = []
-        self._listed = (0, 0.0)
+        self._listed = (0, 0.0, 0.0)
+        self._unended: dict[str, int] = {}
 
     @property
     def problems(self) -> list[DamageError]:
@@ -350,9 +371,11 @@ class Tail:
             changed = os.stat(self.store.segments).st_mtime_ns
         except FileNotFoundError:
             return []
-        if self._listed[0] != changed or time.time() - changed / 1e9 < LISTING_SECONDS:
+        seen, since, listed = self._listed
+        now = time.monotonic()  # the folder's time may come from another host's clock: what counts is since when it is known
+        if seen != changed or listed - since < LISTING_SECONDS:
             self._names = self.store.segment_names()
-            self._listed = (changed, 0.0)
+            self._listed = (changed, now if seen != changed else since, now)
         return self._names
 
     def _resume(self, name: str, span: Span) -> None:
@@ -373,22 +396,29 @@ class Tail:
         self.segments[name] = segment
 
     def _read(self, segment: Segment) -> Iterator[tuple[Segment, list[Envelope]]]:
-        if segment.footer is not None or os.stat(segment.path).st_size <= segment.offset:
+        """Feed what is new up to the last newline; bytes behind it are looked at once, and read when their newline is there."""
+        seen = max(segment.offset, self._unended.get(segment.name, 0))
+        if segment.footer is not None or os.stat(segment.path).st_size <= seen:
             return
-        with open(segment.path, "rb") as file:
-            file.seek(segment.offset)
-            rest = b""
+        with open_plain(segment.path) as file:
+            file.seek(seen)
             while chunk := file.read(self.CHUNK):
-                data = rest + chunk
-                cut = data.rfind(b"\n") + 1
+                cut = chunk.rfind(b"\n") + 1
+                if not cut:
+                    seen += len(chunk)
+                    continue
+                file.seek(segment.offset)
+                data = file.read(seen - segment.offset) + chunk[:cut]
+                seen += len(chunk)
+                file.seek(seen)
                 fresh = segment.header is None
-                found = segment.feed(data[:cut])
-                rest = data[cut:]
+                found = segment.feed(data)
                 if fresh and segment.header is not None and self._is_copy(segment):
                     del self.segments[segment.name]
                     return
                 if found:
                     yield segment, found
+        self._unended[segment.name] = seen
 
     def _is_copy(self, segment: Segment) -> bool:
         """Whether another file of the same name at birth is being read, or tables have it; the one that kept its name counts."""

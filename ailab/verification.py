@@ -21,7 +21,7 @@ import msgspec
 
 from . import blobs, closing, commits, events
 from .errors import DamageError
-from .segments import Envelope, Segment, reason_of, writer_alive
+from .segments import Envelope, Segment, open_plain, reason_of, writer_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,6 +160,7 @@ class _Look:
         self._closings: closing.Closings = {}
         self._wanted: dict[str, tuple[int | None, str]] = {}
         self._redacted_blobs: set[str] = set()
+        self._unsealed: dict[str, str] = {}
         self._digests: dict[tuple[str, int], Any] = {}
         self._total = _size_of(store.segments) + 2 * _size_of(store.compacted) + _size_of(store.blobs)
 
@@ -337,7 +338,7 @@ class _Look:
         segment = Segment(name, path, hashed=True)
         reading = _Reading(self, segment)
         try:
-            with open(path, "rb") as file:
+            with open_plain(path) as file:
                 reading.all(file)
                 alive = segment.footer is None and writer_alive(segment)
                 if not alive:
@@ -370,6 +371,8 @@ class _Look:
             self._judge_statements(segment, reading.digests, size)
             covered = self.chosen[birth][-1][1].lines if birth in self.chosen else 0
             self.found.lines += max(0, segment.line - covered)
+        if segment.footer is None and not is_copy:
+            self._unsealed[birth] = segment.path
         if segment.footer is None and not alive and not is_copy and not self._is_closed(birth, size):
             self.say(
                 "note", "unsealed", segment.path, line=segment.line, offset=segment.offset,
@@ -460,8 +463,13 @@ class _Look:
             self._named.setdefault(segment, []).append(_Named(file, line, offset, role))
 
     def all_statements(self) -> None:
-        """Segments that something names and that are nowhere, and tables whose first part is nowhere."""
+        """Segments that are named and nowhere, or followed and without a footer; tables whose first part is nowhere."""
         for segment, places in self._named.items():
+            if segment in self._unsealed and any(place.role.endswith(" follows") for place in places):
+                self.damage(
+                    DamageError("gap", path=self._unsealed[segment], detail="another segment follows it, and it has no footer"),
+                    cost="the events at its end", hint="take the file from a copy of the store",
+                )  # fmt: skip
             if segment in self._names or segment in self._births or segment in self.chosen:
                 continue
             place = places[0]

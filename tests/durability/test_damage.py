@@ -386,7 +386,6 @@ def test_a_last_segment_cut_at_a_newline_is_that_of_a_killed_writer(quick_dir, m
         assert lines_served(quick_dir) == {key: event for key, event in whole.items() if key[0] != path.stem or key[1] < kept}
 
 
-@pytest.mark.xfail(reason="verify does not yet ask for the footer of a segment that another one follows", strict=True)
 def test_a_segment_that_another_follows_and_that_has_no_footer_is_named(quick_dir, monkeypatch):
     """G4: a writer begins the next segment only behind a footer, so a cut before it is told by its successor."""
     for path in chained(quick_dir, monkeypatch)[:LAST_OF_CHAIN]:

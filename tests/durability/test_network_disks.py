@@ -117,10 +117,7 @@ def test_a_segment_that_is_not_seen_for_a_while_is_not_lost(store_dir, scripts, 
     assert checkup.examine(str(store_dir)).healthy
 
 
-LATE = pytest.mark.xfail(reason="a folder's time is compared with a clock that may be another host's", strict=True)
-
-
-@pytest.mark.parametrize("skew", [0, pytest.param(600, marks=LATE), -600])
+@pytest.mark.parametrize("skew", [0, 600, -600])
 def test_a_folder_whose_time_is_coarse_and_of_another_clock_is_listed_again(store_dir, monkeypatch, skew):
     """G15: the folder's time has steps of 2 s and another host's clock: a new segment is seen though the time did not change."""
     place = store.open_store(str(store_dir), create=True)

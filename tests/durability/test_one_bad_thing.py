@@ -165,7 +165,6 @@ else:
 """
 
 
-@pytest.mark.xfail(reason="doctor and verify open whatever is named like a segment", strict=True)
 @pytest.mark.parametrize("who", ["doctor", "verify"])
 @pytest.mark.parametrize("bad", BLOCKING, ids=lambda bad: bad.__name__)
 def test_the_doctor_is_not_held_up_by_what_never_ends(store_dir, scripts, bad, who):
@@ -191,7 +190,6 @@ print(json.dumps({"runs": runs, "seconds": time.monotonic() - start, "MiB": memo
 """
 
 
-@pytest.mark.xfail(reason="a line without an end is read anew at every look, and copied with every block of it", strict=True)
 @pytest.mark.parametrize("size", [64 << 20, pytest.param(1 << 30, marks=pytest.mark.long)], ids=["64 MiB", "1 GiB"])
 def test_a_line_without_an_end_costs_neither_time_nor_memory(store_dir, scripts, size):
     """G20: the runs are listed in less than twice the time and one look at each byte, in less than 64 MiB more."""

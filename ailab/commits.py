@@ -19,7 +19,7 @@ import msgspec
 from . import blobs, events
 from .errors import DamageError
 from .segments import Span, reason_of, stated_crc
-from .store import sync_folder
+from .store import run_of_segment, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -202,6 +202,24 @@ def check_table(store: Store, table: TableFile) -> None:
         raise DamageError("unreadable", path=path, detail=reason_of(problem)) from problem
     if known[1] != table.sha256:
         raise DamageError("bad-checksum", path=path, detail="its bytes do not have the SHA-256 that its commit record states")
+
+
+def spans_of_run(store: Store, run: str) -> list[Span]:
+    """Spans of the segments that were written for a run, in all records that are whole, whether they count or not.
+
+    Opens no table: it tells a writer that goes on with a run that the run is there, and how far its clock had come.
+    """
+    mark = f'_{run}"'.encode()
+    found: list[Span] = []
+    for name in store.commit_names():
+        try:
+            with open(store.commit_path(name), "rb") as file:
+                content = file.read()
+            if mark in content:
+                found += [span for span in decode(content, store.commit_path(name)).spans if run_of_segment(span.segment) == run]
+        except (OSError, DamageError):  # removed since it was listed, or ruined: a reader names it, a training goes on
+            continue
+    return found
 
 
 def choose(commits: Mapping[str, Commit]) -> Chosen:

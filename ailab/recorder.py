@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from .segments import Span
     from .settings import Settings
 
 FORK_WAIT_SECONDS = 5.0
@@ -210,7 +211,7 @@ def _run_id(store: Store, setting: Settings, *, resume: str | bool | None) -> st
 def _check_resume(store: Store, run_id: str, *, resume: str | bool | None) -> None:
     wish = {True: "must", False: "never", None: "allow", "auto": "allow"}.get(resume, resume)
     one_of("resume", wish, ("allow", "must", "never"))  # type: ignore[arg-type]
-    there = bool(store.segments_of_run(run_id))
+    there = bool(store.segments_of_run(run_id)) or bool(_compacted(store, run_id))
     if there and resume is None:
         say(f"run {run_id!r} is there and is taken up again; say resume='allow' if that is meant", once=f"again {run_id}")
     if wish == "must" and not there:
@@ -238,7 +239,8 @@ def _begin(
     setting, about = run._setting, None if description is None else str(description)
     environment, code = known or (None, None)
     before = run.store.segments_of_run(run.id) if setting.run_id else []
-    if not before:
+    spans = _compacted(run.store, run.id) if setting.run_id else []
+    if not before and not spans:
         run._write(
             events.RunStarted(
                 name=run.name, project=run.project, params=params, command=capture.command_line(), seed=run.seed,
@@ -247,7 +249,7 @@ def _begin(
             )
         )  # fmt: skip
         return
-    run._writer.observe(_last_clock(run.store, before))
+    run._writer.observe(max(_last_clock(run.store, before), *(span.clock for span in spans), -1))
     run._write(events.RunResumed(command=capture.command_line(), params=params, environment=environment, code=code))
     if setting.group or setting.dataset_id or about or run._wandb_url:
         changed = events.RunChanged(group=setting.group, dataset=setting.dataset_id, description=about, wandb_url=run._wandb_url)
@@ -256,10 +258,23 @@ def _begin(
         run._write(events.TagsChanged(set=tags))
 
 
+def _compacted(store: Store, run_id: str) -> list[Span]:
+    """What tables have of a run."""
+    from .commits import spans_of_run
+
+    return spans_of_run(store, run_id)
+
+
 def _last_clock(store: Store, names: list[str]) -> int:
     from .journal import scan
 
-    return max((line.clock for name in names for line in scan(store.segment_path(name), mode="salvage")), default=-1)
+    last = -1
+    for name in names:
+        try:
+            last = max(last, *(line.clock for line in scan(store.segment_path(name), mode="salvage")), -1)
+        except FileNotFoundError:  # rewritten as tables since it was listed: its span tells
+            continue
+    return last
 
 
 def _seed_among(params: Mapping[str, Any], default: int | None) -> int | None:

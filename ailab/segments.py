@@ -88,7 +88,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes `start` to `end` of a segment, and what a reader of it knows at `end`.
 
     `sha256` is that of the segment from its first byte up to `end`; `line` and `lines` count all lines before `start` and
-    before `end`, valid or not: its rows are those with `line <= n < lines`.
+    before `end`, valid or not: its rows are those with `line <= n < lines`. `clock` is the greatest of the lines before `end`.
     """
 
     segment: str
@@ -100,6 +100,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     crc: int
     sealed: bool = False
+    clock: int = -1
 
 
 class Segment:
@@ -108,6 +109,7 @@ class Segment:
     __slots__ = (
         "_doubtful",
         "_missing",
+        "clock",
         "crc",
         "footer",
         "header",
@@ -129,6 +131,7 @@ class Segment:
         self.line = 0
         self.seq = 0
         self.crc = 0
+        self.clock = -1
         self.header: events.SegmentOpened | None = None
         self.footer: events.SegmentSealed | None = None
         self.last_at: datetime | None = None
@@ -197,6 +200,7 @@ class Segment:
             elif self._doubtful and envelope.seq == self.seq:
                 self._clear_doubtful()
             self.seq, self.crc = envelope.seq + 1, crc
+        self.clock = max(self.clock, envelope.clock)
         self._doubtful = 0
         return envelope
 
@@ -393,6 +397,7 @@ class Tail:
             return
         segment.problems.clear()
         segment.offset, segment.line, segment.seq, segment.crc = span.end, span.lines, span.seq, span.crc
+        segment.clock = span.clock
         self.segments[name] = segment
 
     def _read(self, segment: Segment) -> Iterator[tuple[Segment, list[Envelope]]]:

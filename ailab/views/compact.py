@@ -332,7 +332,7 @@ class _Work:
             return None
         span = Span(
             segment=segment.birth, start=start, end=end, sha256=sha256, line=first, lines=len(lines), seq=segment.seq,
-            crc=segment.crc, sealed=sealed,
+            crc=segment.crc, sealed=sealed, clock=segment.clock,
         )  # fmt: skip
         return _Found(span, lines[first:])
 

@@ -615,3 +615,25 @@ def test_a_stores_folder_is_named_by_its_path(store_dir):
         pass
     assert run.store.path == str(store_dir)
     assert store.is_store(str(store_dir))
+
+
+def test_a_run_that_lies_in_tables_alone_is_taken_up_again(store_dir, lab):
+    """Compaction changes nothing for who goes on with a run: it is found, its clock goes on, its first words are kept."""
+    from ailab.views.compact import compact
+
+    place = store.open_store(str(store_dir), create=True)
+    with ailab.start_run("first", id="again", config={"lr": 0.1}) as run:
+        for i in range(50):
+            run.log({"loss": 1 / (i + 1)}, step=i)
+        run.note("before")
+    assert compact(place, grace_s=0).removed >= 1
+    assert place.segments_of_run("again") == []
+    with pytest.raises(RejectedError, match="never"):
+        ailab.start_run(id="again", resume="never", strict=True)
+    with ailab.start_run(id="again", resume="must", strict=True, config={"lr": 0.2}) as run:
+        run.log({"loss": 0.001}, step=50)
+        run.note("after")
+    assert run.id == "again"
+    found = detail(lab, run)
+    assert (found.name, found.note, found.params, found.final_metrics) == ("first", "after", {"lr": 0.2}, {"loss": 0.001})
+    assert [note[0] for note in lab().con.execute('SELECT note FROM notes ORDER BY "at"').fetchall()] == ["before", "after"]

@@ -124,6 +124,7 @@ class Lab:
                 self.con.execute(statements(part))
             else:
                 self._attach(self._snapshot.path(ending), part)
+        self._opened = None if self._snapshot is None else _mark_of(self._snapshot.path(".runs.duckdb"))
         self._attached = True
         self.con.execute(statements("tail"))
         self.tail = Tail(self.store, self._covered)
@@ -214,8 +215,13 @@ class Lab:
         if self._writable:
             return
         assert self._snapshot is not None  # noqa: S101  (without one, the catalogue is in memory)
-        path = os.path.join(self._own_folder(), f"{os.urandom(4).hex()}.duckdb")
-        shutil.copyfile(self._snapshot.path(".runs.duckdb"), path)
+        path, source = os.path.join(self._own_folder(), f"{os.urandom(4).hex()}.duckdb"), self._snapshot.path(".runs.duckdb")
+        try:
+            shutil.copyfile(source, path)
+        except FileNotFoundError as problem:  # somebody deleted the cache
+            raise _Stale from problem
+        if _mark_of(source) != self._opened:
+            raise _Stale
         self.con.execute("DETACH base")
         attach(self.con, path, "base", read_only=False, lasting=False)
         self._writable = True
@@ -758,6 +764,15 @@ class Lab:
         )
         if self._commented:
             self.con.execute(f"COMMENT ON VIEW wide IS {literal(WIDE_COMMENT)}")
+
+
+def _mark_of(path: str) -> tuple[int, int, int] | None:
+    """What changes when a file does; None where it is not there."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 _folders: set[str] = set()

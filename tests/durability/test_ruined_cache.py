@@ -231,6 +231,22 @@ def test_a_snapshot_that_another_process_holds(folder, scripts):
     holder.communicate("\n", timeout=30)
 
 
+@pytest.mark.parametrize("what", ["deleted", "changed"])
+def test_a_cache_that_goes_while_a_catalogue_stands_on_it(folder, what):
+    """What comes next is read all the same, from a snapshot made anew."""
+    compaction.compact(store.open_store(str(folder), create=False), grace_s=0.0)
+    lab = views.open_lab(folder)
+    if what == "deleted":
+        shutil.rmtree(folder / "cache")
+    else:
+        for path in (folder / "cache").glob("*.runs.duckdb"):
+            path.write_bytes(b"ruined")
+    added_to(folder, 30)
+    lab.refresh()
+    compare(lab, folder, "the long-lived catalogue")
+    lab.close()
+
+
 def test_the_doctor_tells_how_long_the_snapshot_took(folder):
     (found,) = [one for one in checkup.examine(str(folder)).findings if one.what.startswith("snapshot")]
     record = json.loads(files_of(folder)["json"].read_bytes())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from .store import Store
 
+RETURN_LOOKS, RETURN_SECONDS = 5, 0.02
+"""How often, and how far apart, a holder looks for a claim that is not in its place."""
 STALE_SECONDS = 300.0
 """A claim of another machine that was not touched for so long is stale."""
 BEAT_SECONDS = 15.0
@@ -57,14 +60,19 @@ class Claim:
         self._beaten_at = time.monotonic()
 
     def held(self) -> bool:
-        """Whether it is still ours: the file that we made is still the one with its name."""
-        if self._fd < 0:
-            return False
-        try:
-            there = os.stat(self.path)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(there, os.fstat(self._fd))
+        """Whether it is still ours: the file that we made is still the one with its name.
+
+        Somebody who had judged our predecessor's file stale may take ours away by mistake, and puts it back at once: that is
+        waited for.
+        """
+        for _ in range(RETURN_LOOKS):
+            if self._fd < 0:
+                return False
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(self.path), os.fstat(self._fd)):
+                    return True
+            time.sleep(RETURN_SECONDS)
+        return False
 
     def beat(self) -> bool:
         """Give a sign of life, if the last one is `BEAT_SECONDS` ago; return whether the claim is still ours as far as known.

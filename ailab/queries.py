@@ -44,6 +44,8 @@ _SMALLER_IS_BETTER = frozenset({
     "perplexity", "ppl", "nll", "logloss", "brier", "ece", "cost", "regret", "wer", "cer", "fid",
 })  # fmt: skip
 
+COUNTS_MAX = 1000
+"""Numbers of runs that are remembered for one catalogue."""
 Number = int | float | str
 """A metric in JSON: a number, or "NaN", "Infinity", "-Infinity"."""
 
@@ -216,8 +218,19 @@ def list_runs(lab: Lab, f: RunFilter | None = None, *, counted: bool = True) -> 
     rows = _first_rows(lab, f"FROM base.run_table WHERE {where}", values, order_of(lab, f.sort), f.limit)
     total = len(rows)
     if counted and total == f.limit:
-        (total,) = lab.con.execute(f"SELECT count(*) FROM base.run_table WHERE {where}", values).fetchall()[0]  # noqa: S608
-    return Page(rows=[RunSummaryView(**_summary_fields(row)) for row in rows], total=total)
+        total = _count(lab, where, values)
+    return Page(rows=[_listed(row) for row in rows], total=total)
+
+
+def _count(lab: Lab, where: str, values: list[Any]) -> int:
+    """How many runs a condition keeps; asked once until a run changes."""
+    key = (where, *map(repr, values))
+    if key not in lab.counts:
+        if len(lab.counts) >= COUNTS_MAX:
+            lab.counts.clear()
+        text = f"SELECT count(*) FROM base.run_table WHERE {where}"  # noqa: S608  (fixed fragments)
+        (lab.counts[key],) = lab.con.execute(text, values).fetchall()[0]
+    return lab.counts[key]
 
 
 def runs_as_of(lab: Lab, moment: str | datetime, f: RunFilter | None = None) -> Page:
@@ -266,32 +279,15 @@ def _first_rows(lab: Lab, source: str, values: list[Any], order: Order, limit: i
     return lab.con.execute(f"{text}, {order.ties} LIMIT ?", [*order.bound, *values, *order.ties_bound, limit]).fetchall()
 
 
-class _Listed(msgspec.Struct):
-    """What a list shows of a run's `detail`."""
-
-    run_id: str
-    timestamp: str
-    command: str
-    dataset_id: str | None
-    wandb_url: str | None
-    final_metrics: dict[str, Any]
-    name: str
-    tags: dict[str, str | None]
-    note: str | None
-
-
-_listed = msgspec.json.Decoder(_Listed)
+_summary = msgspec.json.Decoder(RunSummaryView).decode
 _decode = msgspec.json.Decoder().decode
 
 
-def _summary_fields(row: Sequence[Any]) -> dict[str, Any]:
-    detail, git_hash, status, project = row[:4]
-    found = _listed.decode(detail)
-    return {
-        "run_id": found.run_id, "timestamp": found.timestamp, "git_hash": git_hash, "command": found.command,
-        "dataset_id": found.dataset_id, "wandb_url": found.wandb_url, "final_metrics": found.final_metrics, "name": found.name,
-        "status": status, "project": project, "tags": found.tags, "note": found.note,
-    }  # fmt: skip
+def _listed(row: Sequence[Any]) -> RunSummaryView:
+    """A run in a list: its answer as it is kept, with what depends on more than the run."""
+    found = _summary(row[0])
+    found.git_hash, found.status, found.project = row[1:4]
+    return found
 
 
 def get_run(lab: Lab, run_id: str) -> RunDetail:
@@ -326,8 +322,8 @@ _ENVIRONMENT = "python_version, CAST(device AS VARCHAR), array_to_string(CAST(pa
 
 def _details(lab: Lab, run_ids: list[str]) -> list[RunDetail]:
     if len(run_ids) == 1:
-        text = f"SELECT {_DETAIL} FROM base.run_table WHERE uid = ?::UUID AND run_id = ?"  # noqa: S608  (fixed columns)
-        rows = lab.con.execute(text, [uid_of(run_ids[0]), run_ids[0]]).fetchall()
+        text = f"SELECT {_DETAIL} FROM base.run_table WHERE uid = ?::UUID"  # noqa: S608  (fixed columns)
+        rows = lab.con.execute(text, [uid_of(run_ids[0])]).fetchall()
     else:
         text = f"SELECT {_DETAIL} FROM base.run_table WHERE run_id IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608
         rows = lab.con.execute(text, [run_ids]).fetchall()
@@ -339,14 +335,15 @@ def _detail(lab: Lab, row: Sequence[Any]) -> RunDetail:
     run_id, detail, git_hash, status, project, trashed, started_at, ended_at, last_at, environment, code = row
     found = _decode(detail)
     files = found.pop("artifact_files")
+    found.update(git_hash=git_hash, status=status, project=project)
     git_diff, branch, remote = lab.document("code_table", _CODE, "code_id", code) or (None,) * 3
     python_version, device, packages = (
         lab.document("environment_table", _ENVIRONMENT, "environment_id", environment) or (None,) * 3
     )
     return RunDetail(
         **found, artifact_files=[ArtifactFile(**file, url=_url(run_id, file["path"])) for file in files],
-        git_hash=git_hash, git_diff=git_diff, git_branch=branch, git_remote=remote, python_version=python_version,
-        pip_freeze=packages, device_info=device, status=status, project=project, trashed=trashed,
+        git_diff=git_diff, git_branch=branch, git_remote=remote, python_version=python_version,
+        pip_freeze=packages, device_info=device, trashed=trashed,
         ended_at=_text(ended_at) if ended_at else None,
         duration_s=max(0.0, ((ended_at or last_at or started_at) - started_at).total_seconds()),
     )  # fmt: skip
@@ -473,7 +470,7 @@ def leaderboard(  # the filters of its route
             order_by = Order(value, way, "started_at, run_id", bound)
             rows += _first_rows(lab, text, [*values, *bound], order_by, top_k - len(rows))
     return [
-        LeaderboardRow(**_summary_fields(row), rank=i, metric_name=metric_name, value=_number(row[4]))
+        LeaderboardRow(**msgspec.structs.asdict(_listed(row)), rank=i, metric_name=metric_name, value=_number(row[4]))
         for i, row in enumerate(rows, 1)
     ]
 
@@ -592,7 +589,7 @@ def metric_points(lab: Lab, run_id: str, *, keys: Sequence[str] | None = None, m
         total = len(rows)
     else:
         rows, total = points.thinned(max_points)
-    found = [MetricPoint(key=k, step=s, time=_text(t), value=_number(v), exact=e) for k, s, t, v, e in rows]
+    found = [MetricPoint(key=k, step=s, time=t, value=_number(v), exact=e) for k, s, t, v, e in rows]
     return Page(rows=found, total=total)
 
 

@@ -89,6 +89,7 @@ class Lab:
 
     Attributes:
         con: the connection.
+        counts: numbers of runs that were asked for, until a run changes.
         opened_s: seconds that opening took, and `rebuilt_s` those of it that computing a snapshot took.
     """
 
@@ -143,6 +144,7 @@ class Lab:
         self._pending: list[EventRow] = []
         self._unsummed: set[str] = set()
         self._documents: dict[tuple[str, str], tuple[Any, ...]] = {}
+        self.counts: dict[tuple[str, ...], int] = {}
         self._lines = 0
         self._viewed: tuple[Any, ...] = ()
         self._wide: tuple[Any, ...] = ()
@@ -405,6 +407,7 @@ class Lab:
         self._take_all(batch, touched, touched_projects)
         if not touched and not touched_projects and self._gone_runs() == self._crashed:
             return
+        self.counts.clear()
         self._make_writable()
         self.con.execute("BEGIN")
         try:

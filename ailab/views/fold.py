@@ -506,7 +506,7 @@ class RunState:
         found = {key: series.last for key, series in self.fold.series.items()}
         found.update({key: value for key, value in self.summary.items() if _is_number(value)})
         found.update(self.final)
-        self._final_metrics = dict(sorted(found.items()))
+        self._final_metrics = {key: int(value) if value.__class__ is bool else value for key, value in sorted(found.items())}
         return self._final_metrics
 
     def files(self) -> list[dict[str, Any]]:

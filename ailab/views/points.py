@@ -23,6 +23,8 @@ SPARSE = 4
 """A metric with fewer points than a fourth of its range of steps is thinned by number of points, not by step."""
 HUGE = 2**62
 SHORT = 2**16
+STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
+_ROW = f"key, step, strftime(\"time\", '{STAMP}'), value, exact"
 COLUMNS = ("key", "step", "time", "value", "exact")
 _COLUMNS = 'key, step, "time", value, exact, clock, segment, seq'
 _COUNTED = (
@@ -104,8 +106,8 @@ class Points:
         return f"SELECT {names} FROM ({source}) ORDER BY {by_key}{order}"  # noqa: S608
 
     def raw(self) -> list[tuple[Any, ...]]:
-        """(key, step, time, value, exact) of all points by metric, step and order of logging."""
-        return self._lab.con.execute(self._sorted_sql('key, step, "time", value, exact', "step, clock, segment, seq")).fetchall()
+        """(key, step, time as text, value, exact) of all points by metric, step and order of logging."""
+        return self._lab.con.execute(self._sorted_sql(_ROW, "step, clock, segment, seq")).fetchall()
 
     def thinned(self, most: int) -> tuple[list[tuple[Any, ...]], int]:
         """As `raw`, of each metric at most `most`, of each stretch the smallest and the greatest; and how many there are."""
@@ -134,8 +136,8 @@ class Points:
         width = -(-(extent.high - extent.low + 1) // stretches)
         kind = "USMALLINT" if stretches <= SHORT else "BIGINT"  # groups by a short number are found without hashing
         text = f"""
-            SELECT min(value), arg_min(step, value), arg_min("time", value),
-                   max(value), arg_max(step, value), arg_max("time", value)
+            SELECT min(value), arg_min(step, value), strftime(arg_min("time", value), '{STAMP}'),
+                   max(value), arg_max(step, value), strftime(arg_max("time", value), '{STAMP}')
             FROM ({self._source([extent.key])}) GROUP BY ((step - ({extent.low})) // {width})::{kind}
         """  # noqa: S608  (numbers)
         rows: list[tuple[Any, ...]] = []
@@ -156,7 +158,7 @@ class Points:
                 SELECT *, row_number() OVER (PARTITION BY key, stretch ORDER BY value, place) AS low,
                        row_number() OVER (PARTITION BY key, stretch ORDER BY value DESC, place DESC) AS high FROM numbered
             )
-            SELECT key, step, "time", value, exact FROM placed WHERE count <= {most} OR low = 1 OR high = 1
+            SELECT {_ROW} FROM placed WHERE count <= {most} OR low = 1 OR high = 1
             ORDER BY key, step, place
         """  # noqa: S608
         return self._lab.con.execute(text).fetchall()

@@ -292,6 +292,7 @@ def _detail(fold: RunFold, state: RunState, row: dict[str, Any], files: list[dic
     found = {name: row[name] for name in _SAME}
     found.update({
         "run_id": fold.run_id, "timestamp": started, "started_at": started, "name": row["name"] or "",
+        "git_hash": None, "status": "", "project": None,  # put in by whoever answers
         "params": dict(sorted(state.params.items())), "final_metrics": state.final_metrics(),
         "tags": {key: text_of(value) for key, (value, _, _) in sorted(state.tags.items())}, "points_dropped": row["dropped"],
         "artifact_files": [

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..store import Store
     from .rows import Key
 
-LAYOUT = 3
+LAYOUT = 4
 """Raised when the tables of a snapshot change."""
 SMALL_RUNS, SMALL_BLOCK, LARGE_BLOCK = 5_000, 16_384, 262_144
 """A file has a block or more for each column, so with few runs large blocks are mostly empty."""

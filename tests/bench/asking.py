@@ -97,7 +97,7 @@ def _ask(sitting: Sitting, store: StoreOfRuns, *, over_http: bool, judge: str = 
 
 def _answer(work: str, times: dict[str, list[list[float]]], side: str, most: float | None, *, judge: str, lies: str) -> Row:
     """A row about one question on one side; blocks are compared by their medians."""
-    target = {"ratio": f"≤ {most:g} × table", "ms": f"≤ {most} ms"}.get(judge, "–")
+    target = "–" if most is None else {"ratio": f"≤ {most:g} × table", "ms": f"≤ {most:g} ms"}[judge]
     if not times.get(side):
         return failed(work, "no answer in time", target)
     limit, ours = ([statistics.median(block) for block in times[name]] for name in ("limit", side))

@@ -133,7 +133,7 @@ def history(root: str, *, reads: int) -> dict[str, Any]:
 
         def ours() -> None:
             nonlocal points
-            points = len(views.points_table(lab.lab, run, ["m0"]))
+            points = len(views.points_table(lab.lab, run, ["m0"], ("step", "value")))
 
         times = _take_turns({"limit": lambda: table.history("fill", "m0"), "ailab": ours}, reads)
     whole = []

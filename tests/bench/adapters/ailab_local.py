@@ -85,10 +85,10 @@ def ask(lab, question: str, run_id: str) -> int:
     from ailab.queries import RunFilter
 
     if question == "newest50":
-        return len(queries.list_runs(lab, RunFilter(limit=50)).rows)
+        return len(queries.list_runs(lab, RunFilter(limit=50), counted=False).rows)
     if question == "filter50":
         asked = RunFilter(metric_name="m0", metric_min=FILTER_MIN, params={"p0": FILTER_PARAM}, limit=50)
-        return len(queries.list_runs(lab, asked).rows)
+        return len(queries.list_runs(lab, asked, counted=False).rows)
     if question == "top10":
         return len(queries.leaderboard(lab, "m0", top_k=10))
     found = queries.get_run(lab, run_id)

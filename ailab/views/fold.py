@@ -335,14 +335,16 @@ class RunState:
 
     def _say(self, word: Word, field: str, value: Any, *, shown: bool) -> None:
         """Remember what a field reads now, and that it was changed, where somebody did so after it was first set."""
-        before = self._before
-        overridden = field.startswith("params.") and field in before  # by the run itself, which sets them first
-        if (shown or overridden) and before.get(field) != value:
-            self.changes.append({
-                "event": self._id(word), "at": word.at, "by": word.by, "via": word.via, "kind": word.kind, "field": field,
-                "old": before.get(field), "new": value,
-            })  # fmt: skip
-        before[field] = value
+        old = self._before.get(field)
+        if shown and old != value:
+            self._change(word, field, old, value)
+        self._before[field] = value
+
+    def _change(self, word: Word, field: str, old: Any, new: Any) -> None:
+        self.changes.append({
+            "event": self._id(word), "at": word.at, "by": word.by, "via": word.via, "kind": word.kind, "field": field,
+            "old": old, "new": new,
+        })  # fmt: skip
 
     def _set(self, word: Word, field: str, value: Any, *, shown: bool = True) -> None:
         self.fields[field] = value
@@ -351,13 +353,12 @@ class RunState:
             self.notes.append({"event": self._id(word), "at": word.at, "by": word.by, "via": word.via, "note": value})
 
     def _take_params(self, word: Word, params: dict[str, Any], *, shown: bool) -> None:
-        if not shown and not self.params:  # the first, and nearly always all
-            self.params.update(params)
-            self._before.update([("params." + key, value) for key, value in params.items()])
-            return
-        for key, value in params.items():
-            self.params[key] = value
-            self._say(word, f"params.{key}", value, shown=shown)
+        known = self.params
+        if known or shown:  # else they are the first, and nearly always all
+            for key, value in params.items():
+                if (shown or key in known) and known.get(key) != value:  # the run itself changes only what it had set before
+                    self._change(word, f"params.{key}", known.get(key), value)
+        known.update(params)
 
     def _take_tags(self, word: Word, tags: dict[str, Any], *, shown: bool = True) -> None:
         for key, value in tags.items():

@@ -44,6 +44,7 @@ Key = tuple[str, str, str]
 project_of = functools.lru_cache(maxsize=4096)(events.project_id)
 
 
+@functools.lru_cache(maxsize=16_384)
 def uid_of(run_id: str) -> str:
     """The run's id as a UUID, which a catalogue finds without an index: ids of ours are 128 bits in order of time."""
     if len(run_id) == _ID_LENGTH and run_id[0] <= "7" and ALPHABET.issuperset(run_id):
@@ -286,28 +287,52 @@ def _text(value: Any) -> str | None:
     return _encode(value).decode() if value else None
 
 
-def _detail(fold: RunFold, state: RunState, row: dict[str, Any], files: list[dict[str, Any]]) -> dict[str, Any]:
-    """All of a run's answer but what depends on its project, on documents and on who lives."""
+class Detail(msgspec.Struct, frozen=True, gc=False):
+    """All of a run's answer but what depends on its project, on documents and on who lives, which whoever answers puts in."""
+
+    run_id: str
+    timestamp: str | None
+    started_at: str | None
+    name: str
+    params: dict[str, Any]
+    final_metrics: dict[str, Any]
+    tags: dict[str, str | None]
+    points_dropped: int
+    artifact_files: list[dict[str, Any]]
+    artifacts: list[str]
+    command: str
+    dataset_id: Any
+    wandb_url: Any
+    note: Any
+    project_id: Any
+    description: Any
+    group: Any
+    parent_run_id: Any
+    seed: Any
+    user: Any
+    host: Any
+    error: Any
+    environment_id: Any
+    protected: bool
+    git_hash: None = None
+    status: str = ""
+    project: None = None
+
+
+def _detail(fold: RunFold, state: RunState, row: dict[str, Any], files: list[dict[str, Any]]) -> Detail:
     started = stamp(row["started_at"])
-    found = {name: row[name] for name in _SAME}
-    found.update({
-        "run_id": fold.run_id, "timestamp": started, "started_at": started, "name": row["name"] or "",
-        "git_hash": None, "status": "", "project": None,  # put in by whoever answers
-        "params": dict(sorted(state.params.items())), "final_metrics": state.final_metrics(),
-        "tags": {key: text_of(value) for key, (value, _, _) in sorted(state.tags.items())}, "points_dropped": row["dropped"],
-        "artifact_files": [
-            {k: file[k] for k in ("path", "name", "kind", "size", "sha256", "version", "trashed")} | {"at": stamp(file["at"])}
-            for file in reversed(files)
-        ],
-        "artifacts": list(dict.fromkeys(file["logged"] for file in files if not file["trashed"])),
-    })  # fmt: skip
-    return found
+    shown = [
+        {k: file[k] for k in ("path", "name", "kind", "size", "sha256", "version", "trashed")} | {"at": stamp(file["at"])}
+        for file in reversed(files)
+    ]
+    return Detail(
+        fold.run_id, started, started, row["name"] or "", dict(sorted(state.params.items())), state.final_metrics(),
+        {key: text_of(value) for key, (value, _, _) in sorted(state.tags.items())}, row["dropped"], shown,
+        list(dict.fromkeys(file["logged"] for file in files if not file["trashed"])), *map(row.__getitem__, _SAME),
+    )  # fmt: skip
 
 
-_SAME = (
-    "command", "dataset_id", "wandb_url", "note", "project_id", "description", "group", "parent_run_id", "seed", "user", "host",
-    "error", "environment_id", "protected",
-)  # fmt: skip
+_SAME = Detail.__struct_fields__[Detail.__struct_fields__.index("command") : Detail.__struct_fields__.index("git_hash")]
 
 
 # -- inserting ---------------------------------------------------------------------------------------------------------

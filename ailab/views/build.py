@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,7 +25,7 @@ import msgspec
 from .. import commits, events
 from ..errors import FilterError, StoreError
 from ..journal import Envelope, Tail, writer_alive
-from . import snapshot
+from . import scratch, snapshot
 from .fold import ProjectFold, RunFold, Told, removed_by, tell
 from .rows import ARROW_ROWS, HOT_MAX, Documents, Key, RunRows, insert, one_row, uid_of
 from .snapshot import CONFIG, States, attach, crash, projects_named, state_keys, statements, write_projects
@@ -230,9 +229,7 @@ class Lab:
 
     def _own_folder(self) -> str:
         if not self._folder:
-            _remove_orphans()
-            self._folder = tempfile.mkdtemp(prefix=f"ailab-view-{os.getpid()}-")
-            _folders.add(self._folder)
+            self._folder = scratch.make("view")
         return self._folder
 
     def _covered(self, names: Sequence[str]) -> dict[str, Span]:
@@ -243,8 +240,7 @@ class Lab:
         """Let go of the catalogue."""
         self.con.close()
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            _folders.discard(self._folder)
+            scratch.remove(self._folder)
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -776,29 +772,6 @@ def _mark_of(path: str) -> tuple[int, int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-_folders: set[str] = set()
-
-
-def _remove_folders() -> None:
-    for folder in _folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_orphans() -> None:
-    """Remove copies that killed readers left."""
-    import atexit
-
-    from .. import capture
-
-    if not _folders:
-        atexit.register(_remove_folders)
-    with suppress(OSError):
-        for entry in os.scandir(tempfile.gettempdir()):
-            owner = re.fullmatch(r"ailab-(?:view|cache)-(\d+)-\w+", entry.name)
-            if owner and int(owner[1]) != os.getpid() and capture.process_start(int(owner[1])) is None:
-                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _names(what: str, text: str) -> list[str]:

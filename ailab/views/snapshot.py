@@ -31,6 +31,7 @@ from .. import blobs, commits, events
 from ..errors import DamageError
 from ..segments import Span, stated_crc
 from ..store import run_of_segment, segment_name, sync_folder
+from . import scratch
 from .fold import VERSION, ProjectFold, RunFold, removed_by
 from .rows import Documents, RunRows, insert, keys_of, one_row, project_of, uid_of
 from .tables import CHUNK, Tables, literal
@@ -204,13 +205,14 @@ def make(store: Store, *, progress: Callable[[int, int], None] | None = None) ->
     words = [str(problem) for problem in problems]
     unusable = sorted(set(names) - set(records))
     older = find(store, records, exactly=False)
-    for folder in (store.cache, _own_folder()):
+    for own in (False, True):
+        folder = _own_folder() if own else store.cache
         try:
             os.makedirs(folder, exist_ok=True)
             maker = functools.partial(_Maker, store, folder, records, chosen)
             made = _made(lambda: maker(list(words)), older, unusable, began, progress)  # noqa: B023  (called here)
         except (OSError, duckdb.IOException):
-            if folder != store.cache:
+            if own:
                 raise
             continue
         _remove_others(made)
@@ -227,17 +229,10 @@ def _made(new_maker: Callable[[], _Maker], older: Snapshot | None, *rest: Any) -
         return maker.run(None, *rest)
 
 
-_owned: list[str] = []
-
-
+@functools.cache
 def _own_folder() -> str:
-    """A folder of this process, removed when it ends."""
-    if not _owned:
-        import atexit
-
-        _owned.append(os.path.join(tempfile.gettempdir(), f"ailab-cache-{os.getpid()}-{os.urandom(4).hex()}"))
-        atexit.register(shutil.rmtree, _owned[0], ignore_errors=True)
-    return _owned[0]
+    """A folder of this process, for stores whose cache cannot be written."""
+    return scratch.make("cache")
 
 
 def _remove_others(made: Snapshot) -> None:

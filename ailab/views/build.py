@@ -55,6 +55,8 @@ COUNTED_KINDS = frozenset({
 """Kinds that may change which parameters and metrics a run has, or whether they count."""
 LATE_ROWS = 1001
 """A question for so many first rows finds them by the columns that decide before it reads the others: a page and one more."""
+UNTIDIED = "64MB"
+"""Changes to this process's copy of the runs that may pile up before they are tidied into it, which takes 100 ms."""
 DOCUMENTS_MAX = 256
 """Environments and codes that are kept at hand."""
 HEAVY = 50_000
@@ -97,6 +99,7 @@ class Lab:
         self.con = duckdb.connect(":memory:", config=CONFIG)
         self.con.execute("SET timezone = 'UTC'")
         self.con.execute(f"SET late_materialization_max_rows = {LATE_ROWS}")
+        self.con.execute(f"SET checkpoint_threshold = '{UNTIDIED}'")
         self.refreshed_at = 0.0
         self.rebuilt_s = 0.0
         self._lock = threading.RLock()

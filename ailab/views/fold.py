@@ -9,6 +9,7 @@ DuckDB or files. Status `crashed` is not folded: it depends on whether a process
 
 from __future__ import annotations
 
+import operator
 import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ VERSION = 2
 ENDED = frozenset({"completed", "failed", "killed"})
 INT64_MAX = 2**63
 _FIELDS = ("name", "project", "group", "parent", "dataset", "wandb_url", "description", "seed", "environment", "code")
+_fields_of = operator.attrgetter(*_FIELDS)
 _decoders = {kind: msgspec.json.Decoder(event) for kind, event in events.KINDS.items()}
 _NOT_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 DECIMAL = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
@@ -309,6 +311,11 @@ class Standing(msgspec.Struct, frozen=True):
 class RunState:
     """The run as it reads after its events were replayed in the order of their places."""
 
+    __slots__ = (
+        "_before", "_final_metrics", "_openings", "_standings", "artifacts", "changes", "codes", "dropped", "fields", "final",
+        "fold", "goals", "notes", "origin", "params", "started", "summary", "tags", "trashed_files",
+    )  # fmt: skip
+
     def __init__(self, fold: RunFold) -> None:
         self.fold = fold
         self.fields: dict[str, Any] = {}
@@ -377,8 +384,7 @@ class RunState:
         if self.started is None:
             self.started = (word.at, event.command)
         self._openings.append(Standing(self.fold.place_of(word), word.at, event.status))
-        for field in _FIELDS:
-            value = getattr(event, field)
+        for field, value in zip(_FIELDS, _fields_of(event), strict=True):
             if value is not None and value != "":
                 self.fields[field] = self._before[field] = value
         self._take_params(word, event.params, shown=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +19,7 @@ import msgspec
 from .. import blobs, events
 from ..errors import AilabError
 from .fold import ENDED, as_double
+from .wide import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -61,7 +62,9 @@ def stamp(moment: datetime | None) -> str | None:
 
 def text_of(value: Any) -> str | None:
     """A parameter's value as text; None where it is null."""
-    return value if value is None or isinstance(value, str) else _encode(value).decode()
+    if value is None or value.__class__ is str:
+        return value
+    return str(value) if value.__class__ is int else _encode(value).decode()
 
 
 class Documents:
@@ -148,6 +151,45 @@ class Written(msgspec.Struct, frozen=True):
     keys: list[Key] | None
 
 
+class RunRow(msgspec.Struct, gc=False):
+    """One row of `run_table`, without its columns for parameters and metrics: a run as it reads now."""
+
+    uid: str
+    run_id: str
+    name: str
+    project_id: str | None
+    project: str | None
+    status: str
+    started_at: datetime | None
+    ended_at: datetime | None
+    last_at: datetime | None
+    user: str | None
+    host: str | None
+    seed: int | None
+    group: str | None
+    parent_run_id: str | None
+    dataset_id: str | None
+    environment_id: str | None
+    code_id: str | None
+    git_hash: str | None
+    command: str
+    wandb_url: str | None
+    note: str | None
+    description: str | None
+    error: str | None
+    trashed: bool
+    own_trashed: bool
+    protected: bool
+    dropped: int
+    has_artifacts: bool
+    goals: str | None
+    tags: str | None
+    notes: str | None
+    artifacts: str | None
+    changes: str | None
+    detail: str
+
+
 class RunRows:
     """Writes runs into `SCHEMA.run_table`, adds columns for new parameters and metrics, and counts their names.
 
@@ -171,32 +213,26 @@ class RunRows:
         rows = self.con.execute(f"SELECT kind, key, type, uses FROM {self.schema}.key_table").fetchall()  # noqa: S608
         self.keys = Counter({(kind, key, type_name): uses for kind, key, type_name, uses in rows})
 
-    def row(self, fold: RunFold, state: RunState, project: tuple[str, bool] | None) -> dict[str, Any]:
-        """The run as a row, without its columns for parameters and metrics."""
-        standing, fields = state.standing(), state.fields
+    def row(self, fold: RunFold, state: RunState, project: tuple[str, bool] | None) -> RunRow:
+        """The run as a row."""
+        standing, get = state.standing(), state.fields.get
         started_at, command = state.started or (None, "")
-        code, environment, name = fields.get("code"), fields.get("environment"), fields.get("project")
+        label, project_trashed = project or (None, False)
+        code, environment, name = get("code"), get("environment"), get("project")
         self.documents.environment(environment, fold.run_id)
-        files = state.files()
-        own_trashed = bool(fields.get("trashed", False))
-        row = {
-            "uid": uid_of(fold.run_id), "run_id": fold.run_id, "name": fields.get("name", ""),
-            "project_id": name and project_of(name), "project": project and project[0], "status": standing.status,
-            "started_at": started_at, "ended_at": standing.at if standing.status in ENDED else None, "last_at": fold.last_at,
-            "user": state.origin and state.origin.user, "host": state.origin and state.origin.host, "seed": fields.get("seed"),
-            "group": fields.get("group"), "parent_run_id": fields.get("parent"), "dataset_id": fields.get("dataset"),
-            "environment_id": environment, "code_id": code,
-            "git_hash": self.documents.git_hash(code, state.codes.get(code or ""), fold.run_id), "command": command,
-            "wandb_url": fields.get("wandb_url"), "note": fields.get("note"), "description": fields.get("description"),
-            "error": standing.error, "trashed": own_trashed or bool(project and project[1]), "own_trashed": own_trashed,
-            "protected": bool(fields.get("protected", False)), "dropped": state.dropped,
-            "has_artifacts": any(not file["trashed"] for file in files),
-            "goals": _text({k: v for k, v in state.goals.items() if v}), "notes": _text(state.notes),
-            "changes": _text(state.changes),
-            "tags": _text([{"key": k, "value": text_of(v), "at": at, "by": by} for k, (v, at, by) in sorted(state.tags.items())]),
-            "artifacts": _text(files),
-        }  # fmt: skip
-        row["detail"] = _encode(_detail(fold, state, row, files)).decode()
+        git_hash = code and self.documents.git_hash(code, state.codes.get(code), fold.run_id)
+        user, host = (None, None) if state.origin is None else (state.origin.user, state.origin.host)
+        files, own_trashed = state.files(), bool(get("trashed", False))
+        row = RunRow(
+            uid_of(fold.run_id), fold.run_id, get("name", ""), name and project_of(name), label, standing.status, started_at,
+            standing.at if standing.status in ENDED else None, fold.last_at, user, host, get("seed"), get("group"), get("parent"),
+            get("dataset"), environment, code, git_hash, command, get("wandb_url"), get("note"), get("description"),
+            standing.error, own_trashed or project_trashed, own_trashed, bool(get("protected", False)), state.dropped,
+            any(not file["trashed"] for file in files), _text({k: v for k, v in state.goals.items() if v}),
+            _text([{"key": k, "value": text_of(v), "at": at, "by": by} for k, (v, at, by) in sorted(state.tags.items())]),
+            _text(state.notes), _text(files), _text(state.changes), "",
+        )  # fmt: skip
+        row.detail = _encode(_detail(state, row, files)).decode()
         return row
 
     def write(
@@ -215,20 +251,25 @@ class RunRows:
             projects: label and trash of each project.
             uncounted: runs whose names are what they were, so that they stay counted.
         """
-        rows, written = [], []
+        folds = list(folds)
+        rows: list[RunRow] = []
+        written: list[Written] = []
+        hot: defaultdict[str, list[Any]] = defaultdict(lambda: [None] * len(folds))
         self.keys.subtract(before)
         for fold in folds:
             state = fold.state()
             name = state.fields.get("project")
             row = self.row(fold, state, projects.get(project_of(name)) if name else None)
-            keys = None if fold.run_id in uncounted else [] if row["trashed"] else keys_of(state)
+            keys = None if fold.run_id in uncounted else [] if row.trashed else keys_of(state)
             if keys is not None:
                 self.keys.update(keys)
+            self._fill(hot, len(rows), "params", state.params, text_of)
+            self._fill(hot, len(rows), "metrics", state.final_metrics(), _double)
             rows.append(row)
-            written.append(Written(row["run_id"], row["status"] not in ENDED, keys))
-            self._fill(row, "params", state.params, text_of)
-            self._fill(row, "metrics", state.final_metrics(), _double)
-        insert(self.con, f"{self.schema}.run_table", rows, self._types())
+            written.append(Written(row.run_id, row.status not in ENDED, keys))
+        if rows:
+            columns = dict(zip(RunRow.__struct_fields__, zip(*map(msgspec.structs.astuple, rows), strict=True), strict=True))
+            insert_columns(self.con, f"{self.schema}.run_table", {**columns, **hot}, self._types())
         return written
 
     def _types(self) -> dict[str, str]:
@@ -237,23 +278,24 @@ class RunRows:
             self._known_types = columns_of(self.con, f"{self.schema}.run_table")
         return self._known_types
 
-    def _fill(self, row: dict[str, Any], table: str, values: Mapping[str, Any], as_column: Callable[[Any], Any]) -> None:
-        """Put values into their columns; a new name gets one, as long as there is room."""
-        hot = self.hot
+    def _fill(
+        self, hot: dict[str, list[Any]], i: int, kind: str, values: Mapping[str, Any], as_column: Callable[[Any], Any]
+    ) -> None:
+        """Put the values of row `i` into their columns; a new name gets one, as long as there is room."""
+        column_of = self.hot
         for key, value in values.items():
-            column = hot.get((table, key))
+            column = column_of.get((kind, key))
             if column is None:
-                if len(hot) >= HOT_MAX:
+                if len(column_of) >= HOT_MAX:
                     continue
-                column = self._add_column(table, key)
-            row[column] = as_column(value)
+                column = self._add_column(kind, key)
+            hot[column][i] = as_column(value)
 
-    def _add_column(self, table: str, key: str) -> str:
-        column = f"{table[0]}{len(self.hot)}"
-        kind = "VARCHAR" if table == "params" else "DOUBLE"
-        self.con.execute(f"ALTER TABLE {self.schema}.run_table ADD COLUMN {column} {kind}")
-        insert(self.con, f"{self.schema}.column_table", [{"kind": table, "key": key, "column_name": column}])
-        self.hot[table, key] = column
+    def _add_column(self, kind: str, key: str) -> str:
+        column = f"{kind[0]}{len(self.hot)}"
+        self.con.execute(f"ALTER TABLE {self.schema}.run_table ADD COLUMN {column} {'VARCHAR' if kind == 'params' else 'DOUBLE'}")
+        insert(self.con, f"{self.schema}.column_table", [{"kind": kind, "key": key, "column_name": column}])
+        self.hot[kind, key] = column
         self._known_types = {}
         return column
 
@@ -319,20 +361,19 @@ class Detail(msgspec.Struct, frozen=True, gc=False):
     project: None = None
 
 
-def _detail(fold: RunFold, state: RunState, row: dict[str, Any], files: list[dict[str, Any]]) -> Detail:
-    started = stamp(row["started_at"])
+def _detail(state: RunState, row: RunRow, files: list[dict[str, Any]]) -> Detail:
+    started = stamp(row.started_at)
     shown = [
         {k: file[k] for k in ("path", "name", "kind", "size", "sha256", "version", "trashed")} | {"at": stamp(file["at"])}
         for file in reversed(files)
     ]
     return Detail(
-        fold.run_id, started, started, row["name"] or "", dict(sorted(state.params.items())), state.final_metrics(),
-        {key: text_of(value) for key, (value, _, _) in sorted(state.tags.items())}, row["dropped"], shown,
-        list(dict.fromkeys(file["logged"] for file in files if not file["trashed"])), *map(row.__getitem__, _SAME),
+        row.run_id, started, started, row.name or "", dict(sorted(state.params.items())), state.final_metrics(),
+        {key: text_of(value) for key, (value, _, _) in sorted(state.tags.items())}, row.dropped, shown,
+        list(dict.fromkeys(file["logged"] for file in files if not file["trashed"])), row.command, row.dataset_id, row.wandb_url,
+        row.note, row.project_id, row.description, row.group, row.parent_run_id, row.seed, row.user, row.host, row.error,
+        row.environment_id, row.protected,
     )  # fmt: skip
-
-
-_SAME = Detail.__struct_fields__[Detail.__struct_fields__.index("command") : Detail.__struct_fields__.index("git_hash")]
 
 
 # -- inserting ---------------------------------------------------------------------------------------------------------
@@ -353,33 +394,41 @@ def columns_of(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
     return {row[0]: row[1] for row in con.execute(f"DESCRIBE {table}").fetchall()}
 
 
-def insert(
-    con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dict[str, Any]], types: dict[str, str] | None = None
+def insert(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows given as dictionaries into a table whose columns never change; what a row does not have is NULL."""
+    if rows:
+        name = table.rpartition(".")[2]
+        types = _static.get(name) or _static.setdefault(name, columns_of(con, table))
+        insert_columns(con, table, {column: [row.get(column) for row in rows] for column in types}, types)
+
+
+def insert_columns(
+    con: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]
 ) -> None:
-    """Insert rows given as dictionaries; what a row does not have is NULL.
+    """Insert rows given by columns of equal length, at least one row; a column that is not given is NULL.
 
     Args:
         con: the connection.
         table: the table, with its database.
-        rows: the rows.
-        types: of a table whose columns change, those that it has now.
+        columns: values by column.
+        types: the table's columns.
     """
-    if not rows:
+    n = len(next(iter(columns.values())))
+    names = ", ".join(quoted(column) for column in columns)
+    into = f"INSERT INTO {table} ({names})"
+    if n >= (ARROW_ROWS if "pyarrow.lib" in sys.modules else ARROW_IMPORT_ROWS):
+        _insert_arrow(con, into, columns, types)
         return
-    name = table.rpartition(".")[2]
-    types = types or _static.get(name) or _static.setdefault(name, columns_of(con, table))
-    if len(rows) >= (ARROW_ROWS if "pyarrow.lib" in sys.modules else ARROW_IMPORT_ROWS):
-        _insert_arrow(con, table, rows, types)
-        return
-    if len(rows) <= FEW_ROWS:
-        text = f"INSERT INTO {table} VALUES ({', '.join('?' * len(types))})"  # noqa: S608  (our own names)
+    rows = zip(*columns.values(), strict=True)
+    if n <= FEW_ROWS:
+        kinds = [types[column] for column in columns]
         for row in rows:
-            con.execute(text, [_bound(row.get(column), kind) for column, kind in types.items()])
+            con.execute(f"{into} VALUES ({', '.join('?' * len(row))})", list(map(_bound, row, kinds)))
         return
-    shape = "'" + _encode([types]).decode().replace("'", "''") + "'"
+    shape = "'" + _encode([{column: types[column] for column in columns}]).decode().replace("'", "''") + "'"
     con.execute(
-        f"INSERT INTO {table} SELECT x.* FROM (SELECT unnest(from_json($1, {shape})) AS x)",  # noqa: S608  (our own names)
-        [_encode(rows).decode()],
+        f"{into} SELECT x.* FROM (SELECT unnest(from_json($1, {shape})) AS x)",  # noqa: S608  (our own names)
+        [_encode([dict(zip(columns, row, strict=True)) for row in rows]).decode()],
     )
 
 
@@ -390,13 +439,14 @@ def _bound(value: Any, kind: str) -> Any:
     return str(value) if kind in {"UUID", "HUGEINT"} else _encode(value).decode()
 
 
-def _insert_arrow(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dict[str, Any]], types: dict[str, str]) -> None:
+def _insert_arrow(
+    con: duckdb.DuckDBPyConnection, into: str, columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]
+) -> None:
     import pyarrow
 
     arrays, casts = [], []
-    for name, kind in types.items():
-        quoted = '"' + name + '"'
-        values = [row.get(name) for row in rows]
+    for name, values in columns.items():
+        kind, cast = types[name], quoted(name)
         if kind == "TIMESTAMP":
             array = pyarrow.array(values, pyarrow.timestamp("us"))
         elif kind in _PLAIN:
@@ -405,20 +455,20 @@ def _insert_arrow(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dic
             array = pyarrow.array(values, pyarrow.string())
         elif kind in {"UUID", "HUGEINT"}:
             array = pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
-            quoted = f"CAST({quoted} AS {kind})"
+            cast = f"CAST({cast} AS {kind})"
         else:  # as JSON text: maps and lists are nearly always empty or small
             array = pyarrow.array([None if value is None else _encode(value).decode() for value in values], pyarrow.string())
-            quoted = _from_json(quoted, kind)
+            cast = _from_json(cast, kind)
         arrays.append(array)
-        casts.append(quoted)
-    con.register("incoming", pyarrow.Table.from_arrays(arrays, names=list(types)))
+        casts.append(cast)
+    con.register("incoming", pyarrow.Table.from_arrays(arrays, names=list(columns)))
     try:
-        con.execute(f"INSERT INTO {table} SELECT {', '.join(casts)} FROM incoming")  # noqa: S608  (our own names)
+        con.execute(f"{into} SELECT {', '.join(casts)} FROM incoming")  # noqa: S608  (our own names)
     finally:
         con.unregister("incoming")
 
 
-def _numbers(values: list[Any]) -> list[float | None]:
+def _numbers(values: Sequence[Any]) -> list[float | None]:
     return [float(value) if isinstance(value, str) else value for value in values]
 
 

@@ -1,9 +1,9 @@
 """Files by SHA-256: put, open, check. Artifacts, environments, code and datasets rest here.
 
-A blob is written to a temporary name in the same folder, flushed to disk, and renamed to its digest; so a name that is
-there is whole, two writers of the same bytes cannot harm each other, and a killed writer leaves only a temporary file
-that no reader looks at. A blob is never changed. Digests are checked to be 64 hexadecimal digits before they become a
-path, so no text from outside ever does.
+A blob is written to a temporary name in the same folder, flushed to disk, renamed to its digest, and the name flushed as well; so
+a name that is there is whole and outlives a power loss, two writers of the same bytes cannot harm each other, and a killed writer
+leaves only a temporary file that no reader looks at. A blob is never changed. Digests are checked to be 64 hexadecimal digits
+before they become a path, so no text from outside ever does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 from typing import IO, TYPE_CHECKING
 
 from .errors import DamageError, NotFoundError
+from .store import sync_folder
 
 if TYPE_CHECKING:
     from .store import Store
@@ -132,9 +133,14 @@ def _settle(file: IO[bytes]) -> None:
 
 def _publish(store: Store, temporary: str, digest: str) -> None:
     final = store.blob_path(digest)
+    folder = os.path.dirname(final)
+    is_first = not os.path.isdir(folder)
     try:
-        os.makedirs(os.path.dirname(final), exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
         os.replace(temporary, final)
     except BaseException:
         os.unlink(temporary)
         raise
+    sync_folder(folder)
+    if is_first:
+        sync_folder(store.blobs)

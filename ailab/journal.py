@@ -18,7 +18,6 @@ power loss between two syncs may cost the end of a segment; and a line's checksu
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from _thread import RLock
@@ -72,8 +71,6 @@ _UTC = timezone.utc
 _encoder = msgspec.json.Encoder()
 _flush: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 _TAIL = b"}\n"
-_CANNOT_FLUSH = frozenset((errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EBADF))
-"""What file systems say that keep no flushes for folders, and folders that we may write to and not read."""
 _TORN_END = b" \n"
 """What ends a torn line: with the blank even one that lacks nothing but its newline fails its check, as its count says."""
 
@@ -566,22 +563,13 @@ def _flush_names(store: Store) -> None:
 
     A store that is a minute old may otherwise be gone after a power loss with all that was flushed in it.
     """
-    _flush_folder(store.segments)
+    sync_folder(store.segments)
     place = store.path, os.stat(store.path).st_ino
     if place not in _flushed_names:
         for path in (os.path.join(store.path, MARKER), store.path, os.path.dirname(store.path)):
             if os.path.exists(path):  # whoever removes the marker of a store in use is not told here
-                _flush_folder(path)
+                sync_folder(path)
         _flushed_names.add(place)
-
-
-def _flush_folder(path: str) -> None:
-    """Flush a folder (or a file), where its file system can and we may."""
-    try:
-        sync_folder(path)
-    except OSError as problem:
-        if is_from_signal_handler(problem) or problem.errno not in _CANNOT_FLUSH:
-            raise
 
 
 def _is_unlinked(fd: int) -> bool:

@@ -80,8 +80,6 @@ class Envelope(msgspec.Struct, gc=False):
 
 
 _decoder = msgspec.json.Decoder(Envelope)
-_header_decoder = msgspec.json.Decoder(events.SegmentOpened)
-_footer_decoder = msgspec.json.Decoder(events.SegmentSealed)
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,9 +106,11 @@ class Segment:
 
     __slots__ = (
         "_doubtful",
+        "_is_overrun",
         "_missing",
         "clock",
         "crc",
+        "ended",
         "footer",
         "header",
         "last_at",
@@ -134,11 +134,13 @@ class Segment:
         self.clock = -1
         self.header: events.SegmentOpened | None = None
         self.footer: events.SegmentSealed | None = None
+        self.ended = False
         self.last_at: datetime | None = None
         self.problems: list[DamageError] = []
         self.refused = False
         self._missing: set[int] = set()
         self._doubtful = 0
+        self._is_overrun = False
         self.sha: Any = None
         if hashed:
             import hashlib
@@ -158,8 +160,8 @@ class Segment:
     def feed(self, data: bytes) -> list[Envelope]:
         """Take the next bytes of the file up to their last newline; return the events that are whole and right.
 
-        A line that is not whole or not right is added to `problems` and left out; the others are not touched by it. Of a
-        segment in a newer format nothing is returned.
+        A line that is not whole or not right is added to `problems` and left out; the others are not touched by it. What
+        stands behind the footer is no part of the segment. Of a segment in a newer format nothing is returned.
         """
         return [envelope for _, envelope in self.feed_lines(data) if envelope is not None and not self.refused]
 
@@ -168,11 +170,14 @@ class Segment:
         found: list[tuple[bytes, Envelope | None]] = []
         for raw in data[: data.rfind(b"\n") + 1].splitlines(keepends=True) if b"\r" not in data else _lines(data):
             self.line += 1
-            envelope = self._check(raw[:-1])
+            envelope = None if self.ended else self._check(raw[:-1])
             found.append((raw, envelope))
             if envelope is not None:
                 self.last_at = envelope.at
                 self._note(envelope)
+            elif self.ended and not self._is_overrun:
+                self._is_overrun = True
+                self._report("gap", raw, "it stands behind the footer; neither it nor what follows counts")
             if self.sha is not None:
                 self.sha.update(raw)
             self.offset += len(raw)
@@ -229,7 +234,7 @@ class Segment:
             self._take_header(envelope)
         elif envelope.kind == events.SegmentSealed.kind:
             try:
-                self.footer = _footer_decoder.decode(envelope.data)
+                self.footer = msgspec.json.decode(envelope.data, type=events.SegmentSealed)
             except msgspec.ValidationError as problem:
                 self._report("unknown-version", b"", f"a footer that this version cannot read: {problem}")
             else:
@@ -237,7 +242,7 @@ class Segment:
 
     def _take_header(self, envelope: Envelope) -> None:
         try:
-            self.header = _header_decoder.decode(envelope.data)
+            self.header = msgspec.json.decode(envelope.data, type=events.SegmentOpened)
         except msgspec.ValidationError as problem:
             self._report("unknown-version", b"", f"a header that this version cannot read: {problem}")
             self.refused = True
@@ -247,7 +252,8 @@ class Segment:
             self.refused = True
 
     def _check_footer(self, footer: events.SegmentSealed) -> None:
-        if footer.bytes != self.offset:
+        self.ended = footer.bytes == self.offset
+        if not self.ended:
             self._report("gap", b"", f"the footer states {footer.bytes} bytes before it, {self.offset} are there")
         elif self.sha is not None and self.sha.hexdigest() != footer.sha256:
             self._report("bad-checksum", b"", "the bytes before the footer do not have the SHA-256 that it states")
@@ -403,7 +409,7 @@ class Tail:
     def _read(self, segment: Segment) -> Iterator[tuple[Segment, list[Envelope]]]:
         """Feed what is new up to the last newline; bytes behind it are looked at once, and read when their newline is there."""
         seen = max(segment.offset, self._unended.get(segment.name, 0))
-        if segment.footer is not None or os.stat(segment.path).st_size <= seen:
+        if segment.ended or os.stat(segment.path).st_size <= seen:
             return
         with open_plain(segment.path) as file:
             file.seek(seen)

@@ -20,9 +20,11 @@ import errno
 import os
 import time
 
-from .errors import ForeignFolderError, StoreError
+from .errors import ForeignFolderError, StoreError, is_from_signal_handler
 
 MARKER = "ailab-store.json"
+_CANNOT_FLUSH = frozenset((errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EBADF))
+"""What file systems say that keep no flushes for folders, and folders that we may write to and not read."""
 MARKER_BYTES = b'{"format":1}\n'
 DEFAULT_NAME = "events"
 SEGMENT_SUFFIX = ".jsonl"
@@ -108,12 +110,20 @@ def run_of_segment(name: str) -> str | None:
 
 
 def sync_folder(path: str) -> None:
-    """Flush a folder's names to the disk."""
-    fd = os.open(path, os.O_RDONLY)
+    """Flush a folder's names to the disk, where its file system can and we may.
+
+    Raises:
+        OSError: the disk says that it failed.
+    """
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as problem:
+        if is_from_signal_handler(problem) or problem.errno not in _CANNOT_FLUSH:
+            raise
 
 
 def is_store(path: str) -> bool:

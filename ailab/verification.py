@@ -358,7 +358,6 @@ class _Look:
         birth, size = segment.birth, segment.offset + reading.rest
         for problem in segment.problems:
             self.damage(problem)
-        reading.judge_footer()
         if reading.rest and (segment.footer is not None or not alive):
             kind, what = ("gap", "behind the footer") if segment.footer is not None else ("torn-tail", "without an end")
             self.damage(DamageError(
@@ -540,8 +539,6 @@ class _Reading:
         self._segment = segment
         self._parts: list[bytes] = []
         self._counting = 0
-        self._footer: tuple[int, int] | None = None
-        self._behind = 0
         self._read = 0
         self._sha: Any = None
         self._stops: list[int] = []
@@ -566,12 +563,9 @@ class _Reading:
         self._digest(block)
         for raw, event in found:
             line += 1
-            if self._footer is not None:
-                self._behind += 1
             if event is not None:
                 self._counting += 1
-                if event.kind == events.SegmentSealed.kind and self._footer is None:
-                    self._footer = (line, offset)
+                if event.kind == events.SegmentSealed.kind:
                     self._check_count(event, line, offset)
                 if not segment.refused and event.kind in _TELLING:
                     self._look._take(event, segment.path, segment.birth, line, offset)
@@ -603,17 +597,6 @@ class _Reading:
                 "gap", path=self._segment.path, line=line, offset=offset,
                 detail=f"the footer states {footer.lines} lines before it, {self._counting - 1} count",
             ))  # fmt: skip
-
-    def judge_footer(self) -> None:
-        """Say what stands behind the footer."""
-        if self._footer is not None and self._behind:
-            line, offset = self._footer
-            self._look.damage(
-                DamageError(
-                    "gap", path=self._segment.path, line=line, offset=offset, detail=f"{self._behind} lines behind the footer"
-                ),
-                cost="nothing that was written here: another file was put behind",
-            )
 
 
 def _blobs(store: Store) -> Iterator[tuple[str, str]]:

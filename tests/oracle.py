@@ -165,6 +165,7 @@ class Reader:
     crc: int = 0  # of the last line that counts
     redacted: bool = False
     sealed: bool = False
+    ended: bool = False
     lines: list = field(default_factory=list)
     events: dict = field(default_factory=dict)  # by seq, in the order of the file
     sha256: object = field(default_factory=hashlib.sha256)
@@ -176,6 +177,8 @@ class Reader:
     def take(self, line, redacted_crc=None):
         """Judge one line with its newline, count it if it counts, and step behind it."""
         try:
+            if self.ended:
+                raise ValueError("it stands behind the footer")
             event, prev, crc = decoded(line, self.segment, redacted_crc)
             if event.seq in self.events:
                 raise ValueError(f"seq {event.seq} counted before")
@@ -184,8 +187,6 @@ class Reader:
         else:
             if event.seq != self.seq or prev != self.crc:
                 self.say(f"gap: seq {event.seq} and prev {prev}, not {self.seq} and {self.crc}")
-            if self.sealed:
-                self.say("line behind the footer")
             if not event.gone and (field := misfit(event)) is not None:
                 self.say(f"data does not fit {event.kind}: {field}")
             self.redacted |= event.gone
@@ -201,6 +202,7 @@ class Reader:
     def footer(self, event):
         """Hold a footer to what stands before it; nothing can be said where that was redacted."""
         self.sealed = True
+        self.ended = not self.redacted and event.data.get("bytes") == self.offset
         stated = tuple(event.data.get(name) for name in ("lines", "bytes", "sha256"))
         if not self.redacted and stated != (len(self.events), self.offset, self.sha256.hexdigest()):
             self.say("footer does not fit what stands before it")

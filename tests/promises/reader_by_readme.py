@@ -36,6 +36,7 @@ class Segment:
     torn_bytes: int = 0
     header: dict[str, Any] = field(default_factory=dict)
     sealed: bool = False
+    ended: bool = False
 
     @property
     def birth(self) -> str:
@@ -82,7 +83,9 @@ def read_segment(name: str, content: bytes) -> Segment:
         checksum = stated_checksum(raw)
         line = {} if checksum is None else json.loads(raw)
         where = f"byte {offset}"
-        if checksum is None:
+        if found.ended:
+            found.problems.append(f"{where}: behind the footer")
+        elif checksum is None:
             found.problems.append(f"{where}: invalid")
         elif line["seq"] in seen:
             found.problems.append(f"{where}: seq {line['seq']} again")
@@ -107,6 +110,7 @@ def _note(segment: Segment, line: dict[str, Any], before: bytes) -> None:
         segment.sealed = True
         stated = {name: line["data"][name] for name in ("lines", "bytes", "sha256")}
         there = {"lines": len(segment.lines) - 1, "bytes": len(before), "sha256": hashlib.sha256(before).hexdigest()}
+        segment.ended = stated["bytes"] == there["bytes"]
         if stated != there:
             segment.problems.append(f"the footer states {stated}, there is {there}")
 

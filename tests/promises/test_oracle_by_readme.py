@@ -274,19 +274,37 @@ def test_a_deleted_line_is_named_as_a_gap(store):
 
 
 def test_seq_and_prev_each_tell_a_gap(store):
-    """A line that counts is kept although one of the two does not follow, or although it stands behind the footer."""
-    segment = training()
+    """A line that counts is kept although one of the two does not follow."""
+    segment = Segment(A, "r1")
+    segment.add("run.started", name="first")
     size = len(segment.bytes)
-    segment.add("note.changed", note="behind the footer")
     segment.seq += 1
     segment.add("note.changed", note="seq does not follow")
     segment.prev += 1
     segment.add("note.changed", note="prev does not follow")
     folder = store(segment)
-    whats = ["line behind the footer", "gap", "line behind the footer", "gap", "line behind the footer"]
-    assert [what for *_, what in wrong(folder)] == whats
-    assert wrong(folder)[0][:3] == (f"segments/{A}.jsonl", 15, size)
-    assert [note["event"] for note in oracle.state(folder)["runs"]["r1"]["notes"]] == [f"{A}:{n}" for n in (11, 15, 17, 18)]
+    assert [what for *_, what in wrong(folder)] == ["gap", "gap"]
+    assert wrong(folder)[0][:3] == (f"segments/{A}.jsonl", 2, size)
+    assert [note["event"] for note in oracle.state(folder)["runs"]["r1"]["notes"]] == [f"{A}:{n}" for n in (3, 4)]
+
+
+def test_what_stands_behind_a_footer_does_not_count(store):
+    """A footer whose `bytes` is right ends the segment; one whose is not ends nothing."""
+    segment = training()
+    size = len(segment.bytes)
+    segment.add("note.changed", note="behind the footer")
+    segment.add("note.changed", note="and this")
+    folder = store(segment)
+    file = f"segments/{A}.jsonl"
+    assert [(at, n, what) for at, n, _, what in wrong(folder)] == [(file, n, "line does not count") for n in (15, 16)]
+    assert wrong(folder)[0][2] == size
+    assert [note["event"] for note in oracle.state(folder)["runs"]["r1"]["notes"]] == [f"{A}:11"]
+    segment = training()
+    segment.bytes = b" \n" + segment.bytes
+    segment.add("note.changed", note="behind a footer that does not fit")
+    folder = store(segment, name="other")
+    assert [what for *_, what in wrong(folder)] == ["line does not count", "footer does not fit what stands before it"]
+    assert [note["event"] for note in oracle.state(folder)["runs"]["r1"]["notes"]] == [f"{A}:11", f"{A}:15"]
 
 
 def test_every_cut_of_a_segment_is_a_store(store):

@@ -15,17 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from .errors import (
-    AilabError,
-    DamageError,
-    FilterError,
-    MissingExtraError,
-    NotFoundError,
-    RefusedError,
-    RejectedError,
-    SettingError,
-    StoreError,
-)
+from . import problems
+from .errors import AilabError
+from .problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,48 +32,19 @@ EXIT_PIPE = 141
 # -- problems ----------------------------------------------------------------------------------------------------------
 
 
-class Problem(msgspec.Struct, kw_only=True):
-    """What went wrong, with the fields of the server's answer; `instance` is the verb."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    where: str | None = None
-    hint: str | None = None
-    nearest: list[str] = []
-
-
-_PROBLEMS: tuple[tuple[type[Exception], int, str, str], ...] = (
-    (NotFoundError, 404, "not-found", "not there"),
-    (FilterError, 400, "invalid", "a part of the request is not allowed"),
-    (RejectedError, 400, "rejected", "a value that cannot be kept"),
-    (SettingError, 400, "setting", "a setting that is not allowed"),
-    (RefusedError, 403, "refused", "the rules forbid it"),
-    (StoreError, 503, "store", "the store cannot be used now"),
-    (DamageError, 500, "damage", "bytes on disk are not what was written"),
-    (MissingExtraError, 501, "missing-extra", "an optional dependency is not installed"),
-    (click.UsageError, 400, "usage", "the command line does not parse"),
-    (Exception, 500, "internal-server-error", "internal server error"),
-)
-"""Error class, status, last part of `type`, title, as the server has them; the first that fits counts."""
-
-
 def problem_of(error: Exception, *, verb: str) -> Problem:
     """An error as the object that `--json` prints."""
-    _, status, slug, title = next(row for row in _PROBLEMS if isinstance(error, row[0]))
+    instance = f"urn:ailab:cli:{verb}"
+    found = problems.problem_of(error, error.message, instance=instance) if isinstance(error, AilabError) else None
+    if found is not None:
+        return found
     message, hint = _words(error)
-    return Problem(
-        type=f"urn:ailab:problem:{slug}",
-        title=title,
-        status=status,
-        detail=message,
-        instance=f"urn:ailab:cli:{verb}",
-        where=getattr(error, "where", None) or getattr(error, "key", None),
-        hint=hint or None,
-        nearest=list(getattr(error, "nearest", ())),
-    )
+    slug, title, status = _USAGE if isinstance(error, click.UsageError) else _UNFORESEEN
+    return Problem(type=problems.type_of(slug), title=title, status=status, detail=message, instance=instance, hint=hint or None)
+
+
+_USAGE = ("usage", "the command line does not parse", 400)
+_UNFORESEEN = ("internal-server-error", "internal server error", 500)
 
 
 def _words(error: Exception) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from . import blobs, commits, events, settings, surroundings
 from .errors import DamageError, ForeignFolderError, StoreError
 from .journal import Segment, writer_alive
 from .segments import open_plain, stated_crc
-from .store import MARKER, MARKER_BYTES, SEGMENT_SUFFIX, Store, find_store, run_of_segment
+from .store import MARKER, MARKER_BYTES, SEGMENT_SUFFIX, Store, find_store, run_of_segment, size_of
 from .surroundings import Level  # noqa: TC001  (msgspec reads the annotations of Structs at run time)
 
 if TYPE_CHECKING:
@@ -655,8 +655,8 @@ class _Look:
             unsealed=len(self.segments) - sealed - live, events=self.events + self.compacted_lines,
             runs=dict(sorted(Counter(status for _, status in self._run_states()).items())), points_dropped=self.dropped,
             runs_in_tables=len(self.runs_in_tables - self._started), commits=self.commits,
-            compacted_lines=self.compacted_lines, compacted_bytes=_bytes_in(self.store.compacted),
-            cache_bytes=_bytes_in(self.store.cache), waiting=len(self.waiting), waiting_bytes=sum(self.waiting),
+            compacted_lines=self.compacted_lines, compacted_bytes=size_of(self.store.compacted),
+            cache_bytes=size_of(self.store.cache), waiting=len(self.waiting), waiting_bytes=sum(self.waiting),
             last_compaction=self.last_compaction,
             segment_bytes=self.segment_bytes, blobs=len(self.blobs), blob_bytes=sum(self.blobs.values()),
             **self.machine._asdict(), findings=self.findings,
@@ -670,18 +670,6 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError:
         return []
-
-
-def _bytes_in(path: str) -> int:
-    """Bytes of all files in a folder."""
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except OSError:  # removed meanwhile
-                continue
-    return total
 
 
 def _count(number: int, noun: str) -> str:

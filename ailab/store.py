@@ -126,6 +126,23 @@ def sync_folder(path: str) -> None:
             raise
 
 
+def size_of(path: str) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    try:
+        if not os.path.isdir(path):
+            return os.stat(path).st_size
+    except OSError:
+        return 0
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except OSError:  # removed meanwhile
+                continue
+    return total
+
+
 def is_store(path: str) -> bool:
     """Whether the folder carries our marker."""
     return os.path.isfile(os.path.join(path, MARKER))

@@ -22,6 +22,7 @@ import msgspec
 from . import blobs, closing, commits, events
 from .errors import DamageError
 from .segments import Envelope, Segment, open_plain, reason_of, writer_alive
+from .store import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,7 +163,7 @@ class _Look:
         self._redacted_blobs: set[str] = set()
         self._unsealed: dict[str, str] = {}
         self._digests: dict[tuple[str, int], Any] = {}
-        self._total = _size_of(store.segments) + 2 * _size_of(store.compacted) + _size_of(store.blobs)
+        self._total = size_of(store.segments) + 2 * size_of(store.compacted) + size_of(store.blobs)
 
     def say(self, level: Level, kind: str, file: str, *, line: int = 0, offset: int = 0, **words: str) -> None:
         """Add a finding, unless so many like it were listed already."""
@@ -390,7 +391,7 @@ class _Look:
             )  # fmt: skip
             return False
         where = "tables" if other is None else self.store.segment_path(other)
-        known = self.chosen[birth][-1][1].end if other is None else _size_of(where)
+        known = self.chosen[birth][-1][1].end if other is None else size_of(where)
         more = f", with {size - known} bytes more than it" if size > known else ""
         self.say(
             "warning" if more else "note", "duplicate", segment.path, line=1, what=f"a copy of segment {birth}{more}",
@@ -605,20 +606,3 @@ def _blobs(store: Store) -> Iterator[tuple[str, str]]:
         for name in sorted(names):
             if blobs.is_digest(name):
                 yield os.path.join(folder, name), name
-
-
-def _size_of(path: str) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    try:
-        if not os.path.isdir(path):
-            return os.stat(path).st_size
-    except OSError:
-        return 0
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except OSError:  # removed meanwhile
-                continue
-    return total

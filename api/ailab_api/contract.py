@@ -18,6 +18,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 
 from ailab.errors import FilterError
 from ailab.filters import parse_count, parse_switch
+from ailab.problems import Problem
 
 from . import errors, examples
 
@@ -245,9 +246,7 @@ def route(
         "opt": {"asks": asks},
         "operation_class": _operation(asks, example, body, media, total=total),
         "responses": {
-            status: ResponseSpec(
-                errors.Problem, description=_ERRORS[status], media_type=errors.MEDIA_TYPE, generate_examples=False
-            )
+            status: ResponseSpec(Problem, description=_ERRORS[status], media_type=errors.MEDIA_TYPE, generate_examples=False)
             for status in fails
         },
         **({"sync_to_thread": False} if body is None else {}),  # a handler with a body waits for it, so it is no plain function

@@ -18,17 +18,9 @@ import msgspec
 from litestar import Response
 from litestar.exceptions import HTTPException
 
-from ailab.errors import (
-    AilabError,
-    DamageError,
-    FilterError,
-    MissingExtraError,
-    NotFoundError,
-    RefusedError,
-    RejectedError,
-    SettingError,
-    StoreError,
-)
+from ailab import problems
+from ailab.errors import AilabError, DamageError, StoreError
+from ailab.problems import Problem
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -41,41 +33,12 @@ DETAIL_MAX = 600
 _log = logging.getLogger("ailab_api")
 
 
-class Problem(msgspec.Struct, kw_only=True):
-    """What went wrong: `detail` says it in a sentence, `hint` what to do next, `where` which part of the request is meant.
-
-    `nearest` lists what exists and looks like what was asked for, best first.
-    """
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    where: str | None = None
-    hint: str | None = None
-    nearest: list[str] = []
-
-
-_ANSWERS: tuple[tuple[type[AilabError], int, str, str], ...] = (
-    (NotFoundError, 404, "not-found", "not there"),
-    (FilterError, 400, "invalid", "a part of the request is not allowed"),
-    (RejectedError, 400, "rejected", "a value that cannot be kept"),
-    (SettingError, 400, "setting", "a setting that is not allowed"),
-    (RefusedError, 403, "refused", "the rules forbid it"),
-    (StoreError, 503, "store", "the store cannot be used now"),
-    (DamageError, 500, "damage", "bytes on disk are not what was written"),
-    (MissingExtraError, 501, "missing-extra", "an optional dependency is not installed"),
-)
-"""Error class, status, last part of `type`, title; the first that fits counts."""
-
-
 def problem(status: int, detail: str, *, instance: str, where: str | None = None, hint: str | None = None) -> Problem:
     """Make a problem of a status that HTTP itself has a name for."""
     phrase = HTTPStatus(status).phrase
     slug = phrase.lower().replace(" ", "-")
     return Problem(
-        type=f"urn:ailab:problem:{slug}",
+        type=problems.type_of(slug),
         title=phrase.lower(),
         status=status,
         detail=_cut(detail),
@@ -87,13 +50,9 @@ def problem(status: int, detail: str, *, instance: str, where: str | None = None
 
 def problem_of(error: Exception, *, instance: str) -> Problem:
     """Translate any exception: ailab's by class, HTTP's by status, all others as a 500 without their words."""
-    for kind, status, slug, title in _ANSWERS:
-        if isinstance(error, kind):
-            return Problem(
-                type=f"urn:ailab:problem:{slug}", title=title, status=status, detail=_cut(_sentence(error)), instance=instance,
-                where=getattr(error, "where", None) or getattr(error, "key", None), hint=error.hint or None,
-                nearest=list(getattr(error, "nearest", ())),
-            )  # fmt: skip
+    found = problems.problem_of(error, _cut(_sentence(error)), instance=instance) if isinstance(error, AilabError) else None
+    if found is not None:
+        return found
     if isinstance(error, HTTPException) and 400 <= error.status_code < 500:  # noqa: PLR2004  (the client's errors)
         return problem(error.status_code, str(error.detail), instance=instance)
     return problem(500, "the server failed at this request", instance=instance, hint="its log says why")
@@ -125,7 +84,7 @@ def _say_more(request: Request[Any, Any, Any], found: Problem) -> None:
     """Put our words where Litestar's tell nobody what to do."""
     if found.status == HTTPStatus.NOT_FOUND:
         routes = sorted({route.path_format or "/" for route in request.app.routes if route.path_format != "/*"})
-        found.type, found.title = "urn:ailab:problem:no-route", "no such route"
+        found.type, found.title = problems.type_of("no-route"), "no such route"
         found.detail = _cut(f"no route {found.instance}")
         found.hint = "/schema lists all routes"
         found.nearest = difflib.get_close_matches(found.instance, routes, n=3, cutoff=0.6)

@@ -22,6 +22,7 @@ from . import errors
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Send
 
+    from ailab.problems import Problem
     from ailab.settings import Settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -172,11 +173,11 @@ class Guard:
         parsed = parse_origin(request.origin) if request.origin is not None else None
         return parsed is not None and parsed in self.rules.origins
 
-    def _refusal(self, request: _Request) -> errors.Problem | None:
+    def _refusal(self, request: _Request) -> Problem | None:
         """The first rule that the request breaks."""
         return request.path_problem() or self._host_problem(request) or self._page_problem(request) or request.body_problem()
 
-    def _host_problem(self, request: _Request) -> errors.Problem | None:
+    def _host_problem(self, request: _Request) -> Problem | None:
         hosts = request.all("host")
         if len(hosts) != 1:
             return request.problem(400, f"{len(hosts)} Host headers", where="Host", hint="exactly one is needed")
@@ -188,7 +189,7 @@ class Guard:
             return request.problem(421, f"this server does not go by {hosts[0][:100]!r}", where="Host", hint=hint)
         return None
 
-    def _page_problem(self, request: _Request) -> errors.Problem | None:
+    def _page_problem(self, request: _Request) -> Problem | None:
         """Why a request that may change something could come from a foreign page."""
         origins, sites = request.all("origin"), request.all("sec-fetch-site")
         if request.method in SAFE_METHODS and not request.is_preflight:
@@ -237,11 +238,11 @@ class _Request:
         """Whether a browser asks on behalf of a page of another origin."""
         return self.method == "OPTIONS" and "origin" in self._headers and "access-control-request-method" in self._headers
 
-    def problem(self, status: int, detail: str, *, where: str | None = None, hint: str | None = None) -> errors.Problem:
+    def problem(self, status: int, detail: str, *, where: str | None = None, hint: str | None = None) -> Problem:
         """A refusal of this request."""
         return errors.problem(status, detail, instance=errors.instance_of(self.scope), where=where, hint=hint)
 
-    def path_problem(self) -> errors.Problem | None:
+    def path_problem(self) -> Problem | None:
         """Why the path is not plain; it was percent-decoded once, by the server, and is not decoded again."""
         if not self.path.startswith("/"):
             return self.problem(400, "the path does not begin with /", where="path")
@@ -251,7 +252,7 @@ class _Request:
             return self.problem(400, "'..' in the path", where="path")
         return None
 
-    def body_problem(self) -> errors.Problem | None:
+    def body_problem(self) -> Problem | None:
         """Why the body's type is not allowed; a request without a body needs none."""
         lengths = self.all("content-length")
         if "transfer-encoding" not in self._headers and all(length == "0" for length in lengths):
@@ -271,7 +272,7 @@ def _preflight_headers() -> list[tuple[bytes, bytes]]:
     ]
 
 
-async def _answer(send: Send, refusal: errors.Problem) -> None:
+async def _answer(send: Send, refusal: Problem) -> None:
     content = errors.encode(refusal)
     headers = [(b"content-type", errors.MEDIA_TYPE.encode()), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})

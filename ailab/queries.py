@@ -229,7 +229,7 @@ def _count(lab: Lab, where: str, values: list[Any]) -> int:
         if len(lab.counts) >= COUNTS_MAX:
             lab.counts.clear()
         text = f"SELECT count(*) FROM base.run_table WHERE {where}"  # noqa: S608  (fixed fragments)
-        (lab.counts[key],) = lab.con.execute(text, values).fetchall()[0]
+        (lab.counts[key],) = lab.rows(text, values)[0]
     return lab.counts[key]
 
 
@@ -273,10 +273,10 @@ def _first_rows(lab: Lab, source: str, values: list[Any], order: Order, limit: i
     are different.
     """
     text = f"SELECT {_SUMMARY}, {order.term} AS ranked_by {source} ORDER BY ranked_by {order.way}"
-    rows = lab.con.execute(f"{text} LIMIT ?", [*order.bound, *values, limit + 1]).fetchall()
+    rows: list[Any] = lab.rows(f"{text} LIMIT ?", [*order.bound, *values, limit + 1])
     if len({row[-1] for row in rows}) == len(rows):
         return rows[:limit]
-    return lab.con.execute(f"{text}, {order.ties} LIMIT ?", [*order.bound, *values, *order.ties_bound, limit]).fetchall()
+    return lab.rows(f"{text}, {order.ties} LIMIT ?", [*order.bound, *values, *order.ties_bound, limit])
 
 
 _summary = msgspec.json.Decoder(RunSummaryView).decode
@@ -315,7 +315,7 @@ def get_runs_by_ids(lab: Lab, run_ids: Sequence[str]) -> list[RunDetail]:
     return _details(lab, list(dict.fromkeys(run_ids)))
 
 
-_DETAIL = "run_id, detail, git_hash, status, project, trashed, started_at, ended_at, last_at, environment_id, code_id"
+_DETAIL = "run_id, detail, git_hash, status, project, trashed, started_at, ended_at, last_at, code_id"
 _CODE = "git_diff, branch, remote"
 _ENVIRONMENT = "python_version, CAST(device AS VARCHAR), array_to_string(CAST(packages AS VARCHAR[]), chr(10))"
 
@@ -323,22 +323,22 @@ _ENVIRONMENT = "python_version, CAST(device AS VARCHAR), array_to_string(CAST(pa
 def _details(lab: Lab, run_ids: list[str]) -> list[RunDetail]:
     if len(run_ids) == 1:
         text = f"SELECT {_DETAIL} FROM base.run_table WHERE uid = ?::UUID"  # noqa: S608  (fixed columns)
-        rows = lab.con.execute(text, [uid_of(run_ids[0])]).fetchall()
+        rows = lab.rows(text, [uid_of(run_ids[0])])
     else:
         text = f"SELECT {_DETAIL} FROM base.run_table WHERE run_id IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608
-        rows = lab.con.execute(text, [run_ids]).fetchall()
+        rows = lab.rows(text, [run_ids])
     found = {row[0]: row for row in rows}
     return [_detail(lab, found[run_id]) for run_id in run_ids if run_id in found]
 
 
 def _detail(lab: Lab, row: Sequence[Any]) -> RunDetail:
-    run_id, detail, git_hash, status, project, trashed, started_at, ended_at, last_at, environment, code = row
+    run_id, detail, git_hash, status, project, trashed, started_at, ended_at, last_at, code = row
     found = _decode(detail)
     files = found.pop("artifact_files")
     found.update(git_hash=git_hash, status=status, project=project)
     git_diff, branch, remote = lab.document("code_table", _CODE, "code_id", code) or (None,) * 3
     python_version, device, packages = (
-        lab.document("environment_table", _ENVIRONMENT, "environment_id", environment) or (None,) * 3
+        lab.document("environment_table", _ENVIRONMENT, "environment_id", found["environment_id"]) or (None,) * 3
     )
     return RunDetail(
         **found, artifact_files=[ArtifactFile(**file, url=_url(run_id, file["path"])) for file in files],

@@ -1,8 +1,9 @@
 """Leases: at most one process at a time does a piece of work that two could do, but should not.
 
 A claim is the file `STORE/claims/NAME`, made whole and exclusively; in it stands who holds it, and its mtime is the holder's
-last sign of life. Who writes: the holder alone; whoever finds a claim stale renames it away, which only one can do, and makes
-his own. Stale is one whose holder ran on this machine since it started and is gone, or, of any other, one that was not touched
+last sign of life. Who writes: the holder alone; whoever finds a claim stale renames it away, and makes his own. One process at a
+time judges and renames, under a lock of the folder where the file system has locks: else somebody might rename what another made
+meanwhile. Stale is one whose holder ran on this machine since it started and is gone, or, of any other, one that was not touched
 for `STALE_SECONDS` by the clock of the folder's file system, so clocks of machines need not agree.
 
 What is not promised: that a holder who slept through his lease knows it at once. So a claim spares work and nothing else; what
@@ -13,14 +14,20 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from . import capture
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from .store import Store
@@ -110,8 +117,9 @@ def take(store: Store, name: str) -> Claim | None:
         fd = _create(path)
         if fd is not None:
             return Claim(name, path, fd)
-        if not _take_away(path):
-            return None
+        with _alone(store.claims):
+            if not _take_away(path):
+                return None
 
 
 def holder(store: Store, name: str) -> Holder | None:
@@ -164,6 +172,21 @@ def _link(source: str, target: str) -> None:
         os.close(os.open(source, _CREATE, 0o666))  # for whoever removes the first name
 
 
+@contextmanager
+def _alone(folder: str) -> Iterator[None]:
+    """Keep others from taking claims away meanwhile, where that can be done; the lock goes with its holder, however he ends."""
+    fd = -1
+    try:
+        if fcntl is not None:
+            with suppress(OSError):  # no folders as files, or no locks: what is renamed by mistake is put back
+                fd = os.open(folder, os.O_RDONLY)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
 def _take_away(path: str) -> bool:
     """Take a stale claim out of the way; return False where it is not stale, True where it is worth trying to create again."""
     try:
@@ -176,7 +199,7 @@ def _take_away(path: str) -> bool:
             mistaken = not os.path.samestat(os.stat(aside), status)
     except FileNotFoundError:  # let go, or taken away by somebody else
         return True
-    if mistaken:  # between judging and renaming somebody took it over: put his claim back, unless a third was faster
+    if mistaken:  # without locks, somebody took it over between our judging and renaming: put it back, unless a third was faster
         try:
             _link(aside, path)
         except FileExistsError:

@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ailab import claims, store
@@ -23,8 +24,6 @@ def silent(path, seconds):
 
 def as_of(path, **other):
     """Rewrite a claim as if another process had made it."""
-    import msgspec
-
     holder = msgspec.json.decode(Path(path).read_bytes(), type=claims.Holder)
     Path(path).write_bytes(msgspec.json.encode(msgspec.structs.replace(holder, **other)))
 
@@ -180,6 +179,42 @@ def test_four_processes_race_for_one_claim(place, scripts, seconds, figure):
         won.append(int(out))
     figure(f"{sum(won)} times held, by {won}")
     assert sum(won) > 20
+
+
+TAKE = """
+import sys, time
+from ailab import claims, store
+if sys.argv[2] == "unlocked":
+    claims.fcntl = None
+print("trying", flush=True)
+claim = claims.take(store.Store(sys.argv[1]), "x")
+print("got it" if claim is not None and claim.held() else "nothing", flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", ["locked", "unlocked"])
+def test_nobody_takes_over_between_another_ones_judging_and_renaming(place, scripts, monkeypatch, way):
+    """One of two gets it, and never by renaming what the other made; without the lock that happens, and is put right."""
+    scripts.run(LEAVE, place.path)
+    rename, second, renamed, said = os.rename, [], [], None
+
+    def slowly(source, target):
+        nonlocal said
+        if ".stale-" in target and not second:
+            second.append(scripts.start(TAKE, place.path, way))
+            assert second[0].stdout.readline() == "trying\n"
+            said = second[0].stdout.readline() if way == "unlocked" else time.sleep(0.5)
+            renamed.append(msgspec.json.decode(Path(source).read_bytes(), type=claims.Holder).pid)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", slowly)
+    if way == "unlocked":
+        monkeypatch.setattr(claims, "fcntl", None)
+    claim = claims.take(place, "x")
+    out, err = second[0].communicate(timeout=30)
+    out = said or out
+    assert (out, err) == ("nothing\n" if claim is not None else "got it\n", "")
+    assert (renamed == [second[0].pid]) == (way == "unlocked")
 
 
 def test_one_of_many_takes_over_a_stale_claim(place, scripts):

@@ -7,6 +7,7 @@ the same fields as the server's; a closed pipe ends silently.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import contextmanager
@@ -55,7 +56,13 @@ def _words(error: Exception) -> tuple[str, str]:
         ctx = error.ctx
         return error.format_message(), f"{ctx.command_path} --help" if ctx is not None else ""
     if isinstance(error, OSError):
-        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), ""
+        refused = error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}
+        hint = (
+            "see who may do that there, and whether the disk is read-only; a copy of a store is a store as well"
+            if refused
+            else ""
+        )
+        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), hint
     return str(error), ""
 
 

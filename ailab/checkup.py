@@ -2,10 +2,10 @@
 
 Reads every segment once from its first byte and trusts nothing that another reader has computed: it needs neither DuckDB nor
 a catalogue, so it still answers where those do not. It writes nothing, not even a marker that was cut short, and takes no
-lock longer than it takes to see whether locks work. Of what lies in tables it knows what commit records say; `ailab verify` reads
-the tables themselves. One bad file costs its own finding and nothing else. The store may be
-written to meanwhile: a torn last line of a living writer is normal and is no finding. Not asked here: whether every blob has
-the bytes of its name; only whether those that runs refer to are there in their right size.
+lock longer than it takes to see whether locks work. Of tables it hashes the bytes and believes what commit records say of them;
+`ailab verify` reads the tables themselves. One bad file costs its own finding and nothing else. The store may be written to
+meanwhile: a torn last line of a living writer is normal and is no finding. Not asked here: whether every blob has the bytes of
+its name; only whether those that runs refer to are there, artifacts in their right size.
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ class _LastCompaction(msgspec.Struct, frozen=True):
     done: _Done
 
 
+_FROM_COPY = "`ailab merge --heal` takes what is whole from a copy of the store"
 _DAMAGE: dict[str, tuple[Level, str, str]] = {
     "torn-write": (
         "warning",
@@ -128,18 +129,18 @@ _DAMAGE: dict[str, tuple[Level, str, str]] = {
     "bad-checksum": (
         "error",
         "the event of this line",
-        "its bytes changed after they were written: take the file from a copy of the store",
+        f"its bytes changed after they were written; {_FROM_COPY}",
     ),
-    "bad-json": ("error", "the event of this line", "take the file from a copy of the store"),
-    "gap": ("error", "the events that are missing, unless another file has them", "take the file from a copy of the store"),
-    "duplicate": ("warning", "nothing: the event counts once", "the file was edited or joined; take it from a copy of the store"),
-    "missing": ("error", "the events that it had, unless segments still have them", "take the file from a copy of the store"),
+    "bad-json": ("error", "the event of this line", _FROM_COPY),
+    "gap": ("error", "the events that are missing, unless another file has them", _FROM_COPY),
+    "duplicate": ("warning", "nothing: the event counts once", f"the file was edited or joined; {_FROM_COPY}"),
+    "missing": ("error", "the events that it had, unless segments still have them", _FROM_COPY),
     "unknown-version": ("error", "all of this file", "it needs a newer version of ailab"),
     "unreadable": ("error", "all of this file", "check who may read it"),
     "torn-tail": (
         "note",
-        "the last event, of which only a part was written",
-        "its writer was killed while it wrote; nothing is to be done",
+        "the last event, of which only a part is there; had the file been cut, those behind it too",
+        "its writer was killed while it wrote, and nothing is to be done; or `ailab merge` brings what a copy has more",
     ),
 }
 
@@ -315,8 +316,21 @@ class _Look:
     def tables(self) -> None:
         """What commit records say: which segments lie in tables, and how much that is."""
         records, problems = commits.load(self.store)
+        for name, record in list(records.items()):
+            try:
+                for table in record.files:
+                    commits.check_table(self.store, table)
+            except DamageError as ruined:
+                problems.append(ruined)
+                del records[name]
         self.commits = len(records)
         self.chosen = commits.choose(records)
+        if records:
+            self.say(
+                "ok",
+                f"the tables of {_count(len(records), 'commit record')} are as they were written",
+                where=self.store.compacted,
+            )
         for problem in problems:
             self._damage(Segment("", problem.path), problem)
         there = set(self.store.segment_names())
@@ -364,7 +378,9 @@ class _Look:
         self._missing_segments()
         if not any(finding.level in {"warning", "error"} for finding in self.findings[before:]):
             self.say(
-                "ok", f"every line of {_count(len(self.segments), 'segment')} is as it was written", where=self.store.segments
+                "ok",
+                f"every whole line of {_count(len(self.segments), 'segment')} is as it was written",
+                where=self.store.segments,
             )
         self._more()
         self._runs()
@@ -541,7 +557,7 @@ class _Look:
                     f"segment {before} is missing",
                     where=segment.path,
                     cost="its events",
-                    hint="this one follows it; take it from a copy of the store",
+                    hint=f"this one follows it; {_FROM_COPY}",
                 )
             if after and after not in there:
                 self.say(
@@ -593,7 +609,7 @@ class _Look:
                 f"the bytes of {owner} are not here",
                 where=self.store.blob_path(digest),
                 cost="this file; the run is shown",
-                hint="copy blobs/ too",
+                hint="copy blobs/ too, or `ailab merge` from a store that has them",
             )
         if len(missing) > PER_FILE:
             self.say("warning", f"the bytes of {len(missing) - PER_FILE} more files are not here", where=self.store.blobs)
@@ -602,10 +618,12 @@ class _Look:
         ]
         for digest, size, owner in wrong[:PER_FILE]:
             what = f"{owner} has {self.blobs[digest]} bytes, {size} were kept"
-            self.say("error", what, where=self.store.blob_path(digest), cost="this file", hint="take it from a copy of the store")
+            self.say("error", what, where=self.store.blob_path(digest), cost="this file", hint=_FROM_COPY)
         if self._wanted and not missing and not wrong:
             self.say(
-                "ok", f"{_count(len(self._wanted), 'file')} that runs refer to are there, in their size", where=self.store.blobs
+                "ok",
+                f"{_count(len(self._wanted), 'file')} that runs refer to are there, artifacts in their size",
+                where=self.store.blobs,
             )
 
     def _blob(self, entry: os.DirEntry[str], folder: str) -> None:

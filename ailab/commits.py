@@ -147,12 +147,13 @@ def publish(store: Store, name: str, commit: Commit) -> bool:
     return True
 
 
-def load(store: Store, names: Iterable[str] | None = None) -> tuple[dict[str, Commit], list[DamageError]]:
+def load(store: Store, names: Iterable[str] | None = None, *, sized: bool = True) -> tuple[dict[str, Commit], list[DamageError]]:
     """(records by name, what is wrong with others). Tables are only asked whether they are there in their size.
 
     Args:
         store: the store.
         names: which; by default all.
+        sized: without it, tables are not even asked for.
     """
     found: dict[str, Commit] = {}
     problems: list[DamageError] = []
@@ -161,8 +162,8 @@ def load(store: Store, names: Iterable[str] | None = None) -> tuple[dict[str, Co
         try:
             with open(path, "rb") as file:
                 commit = decode(file.read(), path)
-            for table in commit.files:
-                _check_size(store, table)
+            if sized:
+                check_sizes(store, commit)
         except FileNotFoundError:  # superfluous, and removed since it was listed
             continue
         except DamageError as problem:
@@ -172,6 +173,16 @@ def load(store: Store, names: Iterable[str] | None = None) -> tuple[dict[str, Co
         else:
             found[name] = commit
     return found, problems
+
+
+def check_sizes(store: Store, commit: Commit) -> None:
+    """Make sure that the tables of a record are there in their size.
+
+    Raises:
+        DamageError: one is not.
+    """
+    for table in commit.files:
+        _check_size(store, table)
 
 
 def _check_size(store: Store, table: TableFile) -> None:
@@ -202,6 +213,16 @@ def check_table(store: Store, table: TableFile) -> None:
         raise DamageError("unreadable", path=path, detail=reason_of(problem)) from problem
     if known[1] != table.sha256:
         raise DamageError("bad-checksum", path=path, detail="its bytes do not have the SHA-256 that its commit record states")
+
+
+def is_whole(store: Store, commit: Commit) -> bool:
+    """Whether all tables of a record have the bytes that it states; see `check_table`."""
+    try:
+        for table in commit.files:
+            check_table(store, table)
+    except DamageError:
+        return False
+    return True
 
 
 def spans_of_run(store: Store, run: str) -> list[Span]:

@@ -3,7 +3,8 @@
 Who writes: whoever joins, into the first store; the other is only read. What holds: every file is copied under a temporary name,
 read back, and only then gets its own, so a joining that is killed leaves nothing that counts by halves, and the next one goes on;
 a second one copies nothing. Files are compared by their bytes: where both have a segment, one must begin with all of the other,
-or it is named and left. Blobs come first, tables before the record that names them. What is redacted or purged in either store is
+or it is named and left; with `heal`, what is damaged here is replaced by what is whole there, and never the other way. Blobs come
+first, tables before the record that names them. What is redacted or purged in either store is
 removed here afterwards, and its blobs are never copied. Both stores may be written to meanwhile.
 """
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from .commits import Chosen, Commit
     from .store import Store
+    from .views.mentions import Removals
 
 CHUNK = 4 << 20
 _HEAD = 1 << 16
@@ -42,7 +44,8 @@ class NotJoined(msgspec.Struct, frozen=True):
 class Joining(msgspec.Struct, kw_only=True):
     """What was copied (or, with `dry_run`, would be); `there` counts what both had before.
 
-    `rewritten` counts records that lost data which one of the stores says are to go, `removed_blobs` blobs of that sort.
+    `healed` counts files among them that replaced damaged ones, `rewritten` records that lost data which one of the stores says
+    are to go, `removed_blobs` blobs of that sort; `damaged` names segments that were copied although they are damaged there.
     """
 
     into: str
@@ -54,10 +57,12 @@ class Joining(msgspec.Struct, kw_only=True):
     blobs: int = 0
     bytes: int = 0
     there: int = 0
+    healed: int = 0
     rewritten: int = 0
     removed_blobs: int = 0
     seconds: float = 0.0
     left: list[NotJoined] = []
+    damaged: list[NotJoined] = []
 
 
 class _Copy(NamedTuple):
@@ -66,6 +71,7 @@ class _Copy(NamedTuple):
     Attributes:
         kind: the field of `Joining` that counts it.
         over: bytes of the file that it replaces; None where there must be none.
+        heals: whether that file is damaged.
     """
 
     kind: str
@@ -75,14 +81,23 @@ class _Copy(NamedTuple):
     size: int
     sha256: str | None = None
     over: int | None = None
+    heals: bool = False
 
 
-def join(into: Store, source: Store, *, dry_run: bool = False, progress: Callable[[int, int], None] | None = None) -> Joining:
+def join(
+    into: Store,
+    source: Store,
+    *,
+    heal: bool = False,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Joining:
     """Copy into one store what another has and it lacks.
 
     Args:
         into: the store that grows.
         source: the store that is read.
+        heal: read what both have, and replace what is damaged in the first by what is whole in the other.
         dry_run: say what would be copied, and copy nothing.
         progress: called with (bytes copied, bytes to copy).
 
@@ -93,7 +108,7 @@ def join(into: Store, source: Store, *, dry_run: bool = False, progress: Callabl
     if os.path.samefile(into.path, source.path):
         raise RefusedError(f"a store cannot be merged into itself: {into.path}", hint="name two stores")
     began = time.monotonic()
-    work = _Join(into, source, Joining(into=into.path, source=source.path, dry_run=dry_run))
+    work = _Join(into, source, Joining(into=into.path, source=source.path, dry_run=dry_run), heal=heal)
     work.plan()
     work.copy(progress or (lambda _done, _total: None))
     if not dry_run:
@@ -105,20 +120,27 @@ def join(into: Store, source: Store, *, dry_run: bool = False, progress: Callabl
 class _Join:
     """One joining under way."""
 
-    def __init__(self, into: Store, source: Store, done: Joining) -> None:
+    def __init__(self, into: Store, source: Store, done: Joining, *, heal: bool) -> None:
         from .views.mentions import removals
 
         self.into = into
         self.source = source
         self.done = done
         self._copies: list[_Copy] = []
+        self._heal = heal
         self._here, _ = commits.load(into)
+        if heal:
+            self._here = {name: commit for name, commit in self._here.items() if commits.is_whole(into, commit)}
         self._planned: dict[str, Commit] = {}
-        said = removals(into), removals(source)
-        self._no_blobs = said[0].blobs | said[1].blobs
-        self.redactions = said[0].redactions
-        lines = [(segment, seq) for segment, numbers in said[1].redactions.lines.items() for seq in numbers]
-        self.redactions.add(lines, said[1].redactions.runs)
+        found = removals(into)
+        self._no_blobs, self.redactions = found.blobs, found.redactions
+        self._respect(removals(source))
+
+    def _respect(self, said: Removals) -> None:
+        """Take in what is to go."""
+        self._no_blobs |= said.blobs
+        lines = [(segment, seq) for segment, numbers in said.redactions.lines.items() for seq in numbers]
+        self.redactions.add(lines, said.redactions.runs)
 
     def _leave(self, name: str, kind: str, why: str) -> None:
         self.done.left.append(NotJoined(name, kind, why))
@@ -133,7 +155,10 @@ class _Join:
             self._leave(os.path.basename(problem.path), problem.kind, str(problem))
         chosen = commits.choose(self._here)
         for name, commit in there.items():
-            self._plan_record(name, commit, chosen)
+            if not self._heal or commits.is_whole(self.source, commit):
+                self._plan_record(name, commit, chosen)
+            else:
+                self._leave(name, "bad-checksum", "its tables are damaged in the other store too")
         both = commits.choose({**self._planned, **self._here})
         names = self.source.segment_names()
         seen = set(names)
@@ -152,10 +177,15 @@ class _Join:
                 if not blobs.is_digest(name) or name in self._no_blobs or (wanted is not None and name not in wanted):
                     continue
                 target, path = self.into.blob_path(name), os.path.join(folder, name)
-                if os.path.exists(target):
-                    self.done.there += 1
+                copy = _Copy("blobs", name, path, target, os.stat(path).st_size, sha256=name)
+                if not os.path.exists(target):
+                    self._copies.append(copy)
+                elif self._heal and blobs.hash_file(target)[0] != name:
+                    self._copies.append(copy._replace(over=os.stat(target).st_size, heals=True))
+                elif os.stat(target).st_size != copy.size and not self._heal:
+                    self._leave(name, "differs", f"its sizes differ; {_HEAL}")
                 else:
-                    self._copies.append(_Copy("blobs", name, path, target, os.stat(path).st_size, sha256=name))
+                    self.done.there += 1
 
     def _blobs_that_stay(self) -> set[str] | None:
         """Where data are to go, the blobs that other events name; None where all may be copied."""
@@ -174,8 +204,9 @@ class _Join:
         if name in self._here or all(self._has(span.segment, span.end, span.sha256, chosen) for span in commit.spans):
             self.done.there += 1
             return
-        if os.path.lexists(target):
-            self._leave(name, "differs", "a commit record of this name is here, but it or its tables are damaged")
+        is_here = os.path.lexists(target)
+        if is_here and not self._heal:
+            self._leave(name, "differs", f"a commit record of this name is here, but it or its tables are damaged; {_HEAL}")
             return
         self._planned[name] = commit
         for table in commit.files:
@@ -184,9 +215,13 @@ class _Join:
                 continue
             over = os.stat(there).st_size if os.path.exists(there) else None
             self._copies.append(
-                _Copy("tables", table.name, self.source.table_path(table.name), there, table.bytes, table.sha256, over)
+                _Copy("tables", table.name, self.source.table_path(table.name), there, table.bytes, table.sha256, over, is_here)
             )
-        self._copies.append(_Copy("records", name, path, target, os.stat(path).st_size))
+        record = _Copy("records", name, path, target, os.stat(path).st_size)
+        if not is_here:
+            self._copies.append(record)
+        elif not _same_files(path, target):
+            self._copies.append(record._replace(over=os.stat(target).st_size, heals=True))
 
     def _has(self, segment: str, end: int, sha256: str, chosen: Chosen) -> bool:
         """Whether the bytes of a segment up to `end` are here, in tables or in its file."""
@@ -224,7 +259,11 @@ class _Join:
         """Both have the file: equal, or one is the beginning of the other, or they differ."""
         here = os.stat(copy.target).st_size
         if not _same_start(copy.source, copy.target, min(here, copy.size)):
-            self._leave(copy.name, "differs", f"both stores have {copy.target}, with other bytes")
+            if self._heal and _heals(copy):
+                self._copies.append(copy._replace(over=here, heals=True))
+            else:
+                why = "neither is whole and has all that the other has" if self._heal else _HEAL
+                self._leave(copy.name, "differs", f"both stores have {copy.target}, with other bytes; {why}")
         elif here >= copy.size:
             self.done.there += 1
         else:
@@ -286,6 +325,7 @@ class _Join:
                 else:
                     setattr(self.done, copy.kind, getattr(self.done, copy.kind) + 1)
                     self.done.bytes += copy.size
+                    self.done.healed += copy.heals
             done += copy.size
             progress(done, total)
         if not self.done.dry_run:
@@ -308,6 +348,12 @@ class _Join:
                 raise DamageError("bad-checksum", path=temporary, detail="the disk does not give back what was copied to it")
             if copy.sha256 is not None and digest != copy.sha256:
                 return NotJoined(copy.name, "bad-checksum", f"{copy.source} has SHA-256 {digest}")
+            if copy.kind == "segments":
+                problems = _read_through(copy.name, temporary).problems
+                if problems:
+                    worst = problems[0]
+                    said = f"line {worst.line}, byte {worst.offset}: {worst.detail}" + (" …" if len(problems) > 1 else "")
+                    self.done.damaged.append(NotJoined(copy.name, worst.kind, f"it is damaged there, {said}"))
             return self._publish(copy, temporary)
         finally:
             if os.path.lexists(temporary):
@@ -337,6 +383,10 @@ class _Join:
 
     def remove(self) -> None:
         """Remove here what either store says is to go."""
+        from .views.mentions import removals
+
+        if self.done.healed:  # what was damaged may have said it
+            self._respect(removals(self.into))
         for digest in sorted(self._no_blobs):
             path = self.into.blob_path(digest)
             if blobs.is_digest(digest) and os.path.exists(path):
@@ -356,6 +406,34 @@ class _Join:
         for one in done.left:
             if one.why != "it is not there":
                 self._leave(one.name, "alive", f"data that are to go stay for now: {one.why}")
+
+
+_HEAL = "`ailab merge --heal` takes the one that is whole"
+
+
+def _read_through(name: str, path: str) -> Segment:
+    """Read a segment's file to its last newline; lines that a writer tore off itself are no damage."""
+    segment = Segment(name, path, hashed=True)
+    with open(path, "rb") as file:
+        rest = b""
+        while chunk := file.read(CHUNK):
+            data = rest + chunk
+            cut = data.rfind(b"\n") + 1
+            segment.feed(data[:cut])
+            rest = data[cut:]
+    segment.problems = [problem for problem in segment.problems if problem.kind != "torn-write"]
+    return segment
+
+
+def _heals(copy: _Copy) -> bool:
+    """Whether the file here is damaged, and the other one is whole and goes as far."""
+    ours, other = _read_through(copy.name, copy.target), _read_through(copy.name, copy.source)
+    return bool(ours.problems) and not other.problems and other.seq >= ours.seq
+
+
+def _same_files(one: str, other: str) -> bool:
+    size = os.stat(one).st_size
+    return os.stat(other).st_size == size and _same_start(one, other, size)
 
 
 def _copy_bytes(copy: _Copy, temporary: str) -> str:

@@ -35,10 +35,14 @@ class Remaining(msgspec.Struct, frozen=True):
 
 
 class Removal(msgspec.Struct, kw_only=True):
-    """What was removed: events whose data are gone, blobs whose bytes are; `left` says what is still to be done."""
+    """What was removed: events whose data are gone, blobs whose bytes are; `left` says what is still to be done.
+
+    `absent` are blobs that were not here; that they are to go is written down all the same, so that no merge brings them.
+    """
 
     events: list[str] = []
     blobs: list[str] = []
+    absent: list[str] = []
     bytes: int = 0
     left: list[Remaining] = []
 
@@ -83,8 +87,9 @@ def redact(store: Store, lines: Sequence[tuple[str, int]], *, digests: Sequence[
         writer.sync()
     done = _rewrite(store, lines, ()) if lines else Removal()
     for digest in digests:
-        done.bytes += remove_blob(store, digest)
-        done.blobs.append(digest)
+        size = remove_blob(store, digest)
+        (done.absent if size is None else done.blobs).append(digest)
+        done.bytes += size or 0
     return done
 
 
@@ -97,14 +102,14 @@ def purge(store: Store, runs: Collection[str], *, reason: str = "") -> Removal:
     return _rewrite(store, (), runs)
 
 
-def remove_blob(store: Store, digest: str) -> int:
-    """Remove a blob; return its bytes, 0 where it was not there."""
+def remove_blob(store: Store, digest: str) -> int | None:
+    """Remove a blob; return its bytes, None where it was not there."""
     path = store.blob_path(digest)
     try:
         size = os.stat(path).st_size
         os.unlink(path)
     except FileNotFoundError:
-        return 0
+        return None
     return size
 
 

@@ -195,13 +195,24 @@ def open_store(path: str, *, create: bool) -> Store:
 
 
 def _check_adoptable(path: str, *, create: bool) -> None:
-    hint = f"name another folder with AILAB_DIR or dir=, or move what is in it; a store has a file {MARKER}"
-    if os.path.lexists(path) and not os.path.isdir(path):
-        raise ForeignFolderError("a file stands where the store should be", path=path, hint=hint)
-    if os.path.isdir(path) and os.listdir(path) and not os.path.lexists(os.path.join(path, MARKER)):
-        raise ForeignFolderError("this folder is not empty and is no ailab store", path=path, hint=hint)
+    is_folder = os.path.isdir(path)
+    if os.path.lexists(path) and not is_folder:
+        raise ForeignFolderError("a file stands where the store should be", path=path, hint=_hint(path, create=create))
+    if is_folder and os.listdir(path) and not os.path.lexists(os.path.join(path, MARKER)):
+        raise ForeignFolderError("this folder is not empty and is no ailab store", path=path, hint=_hint(path, create=create))
     if not create:
-        raise StoreError("no store here", path=path, hint="log a run first, or name the store with AILAB_DIR or --dir")
+        hint = "log a run first, or name the store (AILAB_DIR, dir=, --dir); a copy of a store's folder is a store"
+        raise StoreError("no store here", path=path, hint=hint)
+
+
+def _hint(path: str, *, create: bool) -> str:
+    """What to do about a folder that is no store: whoever reads has named the wrong one, whoever writes may want another."""
+    if create:
+        return f"name another folder with AILAB_DIR or dir=, or move what is in it; a store has a file {MARKER}"
+    inside = os.path.join(path, DEFAULT_NAME)
+    if is_store(inside):
+        return f"there is a store in it: {inside}"
+    return f"a store has a file {MARKER}; name another folder (AILAB_DIR, dir=, --dir)"
 
 
 def _make(store: Store, marker: str) -> None:

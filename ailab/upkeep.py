@@ -85,7 +85,8 @@ def _confirm(question: str, *, yes: bool) -> None:
 def verify(ctx: click.Context, /) -> None:
     """Read every byte of the store and say what is damaged.
 
-    Lines, chains, footers, closings, commit records, tables, blobs. The exit status is 0 without errors, else 1.
+    Lines, chains, footers, closings, commit records, tables, blobs. A segment that is gone as a whole is missed only where
+    another file names it: before it is compacted, often none does. The exit status is 0 without errors, else 1.
     """
     from . import verification
 
@@ -104,7 +105,9 @@ def _draw_verification(found: Verification, terminal: Any, screen: Screen) -> No
             ("segments", f"{found.segments:,}"),
             (
                 "compacted",
-                f"{found.commits:,} records, {found.tables:,} tables, {found.spans:,} spans",
+                ", ".join(
+                    counted(n, noun) for n, noun in ((found.commits, "record"), (found.tables, "table"), (found.spans, "span"))
+                ),
             ),
             ("lines", f"{found.lines:,}" + (f", {found.redacted:,} of them redacted" if found.redacted else "")),
             ("blobs", f"{found.blobs:,}"),
@@ -166,42 +169,50 @@ def _draw_compaction(done: Compaction, terminal: Any, screen: Screen) -> None:
         terminal.findings(screen, [("note", f"left as it is: {left.why}", left.name, "", "") for left in done.left])
 
 
-@_verb("ailab merge ~/lab/events /mnt/node7/events", "ailab merge events copy --dry-run --json", calls="joining.join")
+@_verb("ailab merge ~/lab/events /mnt/node7/events", "ailab merge events backup --heal --dry-run", calls="joining.join")
 @click.argument("into", metavar="STORE")
 @click.argument("source", metavar="OTHER")
+@click.option("--heal", is_flag=True, help="Read what both have, and replace what is damaged in STORE by what is whole in OTHER.")
 @click.option("--dry-run", is_flag=True, help="Say what would be copied, and copy nothing.")
-@click.pass_obj
-def merge(call: Call, /, into: str, source: str, dry_run: bool) -> None:  # noqa: FBT001
+@click.pass_context
+def merge(ctx: click.Context, /, into: str, source: str, heal: bool, dry_run: bool) -> None:  # noqa: FBT001
     """Copy into STORE what OTHER has and STORE lacks.
 
     Every file is read back before it counts; a second merge copies nothing. What is redacted or purged in either is removed from
-    STORE, and never copied. OTHER is only read.
+    STORE, and never copied. OTHER is only read. The exit status is 1 where something was left.
     """
     from .joining import join
     from .store import open_store
 
+    call: Call = ctx.obj
     stores = open_store(into, create=False), open_store(source, create=False)
     with _progress(call, "copying") as progress:
-        done = join(*stores, dry_run=dry_run, progress=progress)
+        done = join(*stores, heal=heal, dry_run=dry_run, progress=progress)
     call.answer(done, lambda terminal, screen: _draw_joining(done, terminal, screen))
+    if done.left:
+        ctx.exit(1)
 
 
 def _draw_joining(done: Joining, terminal: Any, screen: Screen) -> None:
     word = "would copy" if done.dry_run else "copied"
-    copied = f"{done.segments:,} segments, {done.records:,} commit records, {done.tables:,} tables, {done.blobs:,} blobs"
+    kinds = (done.segments, "segment"), (done.records, "commit record"), (done.tables, "table"), (done.blobs, "blob")
+    copied = ", ".join(counted(number, kind) for number, kind in kinds)
     nothing = "nothing: all that the other store has is here, or named below"
     screen.facts(
         [
-            (word, f"{copied}; {terminal.size(done.bytes)}" if done.segments + done.records + done.blobs else nothing),
-            ("there before", f"{done.there:,} files"),
+            (word, f"{copied}; {terminal.size(done.bytes)}" if done.bytes else nothing),
+            ("healed", f"{counted(done.healed, 'file')} among them replaced damaged ones" if done.healed else None),
+            ("there before", counted(done.there, "file")),
             ("lost data", f"{done.rewritten:,} files, as somebody wanted" if done.rewritten else None),
             ("blobs removed", f"{done.removed_blobs:,}" if done.removed_blobs else None),
             ("took", f"{done.seconds:.1f} s"),
         ]
     )
-    if done.left:
+    if done.left or done.damaged:
         screen.show()
-        terminal.findings(screen, [("warning", f"{one.kind}: {one.why}", one.name, "", "") for one in done.left])
+        terminal.findings(
+            screen, [("warning", f"{one.kind}: {one.why}", one.name, "", "") for one in (*done.left, *done.damaged)]
+        )
 
 
 @_verb("ailab export lab.duckdb", "ailab export tables/", "ailab export runs.csv --force", calls="views.exports.export")
@@ -273,32 +284,47 @@ def _draw_collection(done: Collection, terminal: Any, screen: Screen) -> None:
 @click.option("--blob", "digests", multiple=True, metavar="SHA256", help="Remove the bytes of this blob; may be given again.")
 @click.option("--reason", required=True, help="Why; it is kept.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.pass_obj
-def redact(call: Call, /, event_ids: tuple[str, ...], digests: tuple[str, ...], reason: str, yes: bool) -> None:  # noqa: FBT001
+@click.pass_context
+def redact(
+    ctx: click.Context,
+    /,
+    event_ids: tuple[str, ...],
+    digests: tuple[str, ...],
+    reason: str,
+    yes: bool,  # noqa: FBT001
+) -> None:
     """Remove the data of events, or the bytes of blobs, for good.
 
     EVENT is SEGMENT:SEQ. That it happened, when, and its checksum stay; the data go from segments and tables at once, but for
-    segments that are still being written.
+    segments that are still being written: then the exit status is 1.
     """
     from . import removal
 
+    call: Call = ctx.obj
     if not event_ids and not digests:
         raise click.UsageError("nothing is named: EVENT or --blob SHA256")
     lines = [removal.parse_event(text) for text in event_ids]
     store = _store(call)
-    _confirm(f"Remove {len(lines)} events' data and {len(digests)} blobs from {store.path} for good?", yes=yes)
+    wanted = [counted(len(lines), "event"), counted(len(digests), "blob")]
+    named = ", ".join((*event_ids, *digests)[:3]) + (" …" if len(lines) + len(digests) > 3 else "")  # noqa: PLR2004
+    _confirm(f"Remove the data of {' and '.join(wanted)} from {store.path} for good ({named})?", yes=yes)
     done = removal.redact(store, lines, digests=digests, reason=reason)
     call.answer(done, lambda terminal, screen: _draw_removal(done, terminal, screen))
+    if done.left:
+        ctx.exit(1)
 
 
 def _draw_removal(done: Removal, terminal: Any, screen: Screen) -> None:
     screen.facts(
         [
-            ("events", f"{len(done.events):,} have lost their data"),
+            ("events", f"{len(done.events):,} without their data now" if done.events or not done.blobs else None),
             ("blobs", f"{len(done.blobs):,} removed, {terminal.size(done.bytes)}" if done.blobs else None),
         ]
     )
-    if done.left:
+    hint = "the next compaction after that removes it"
+    found = [("warning", f"not done yet: {one.why}", one.name, "", hint) for one in done.left]
+    hint = "it is written down that it is to go, and no merge brings it; see that the SHA-256 is the one you mean"
+    found += [("warning", "there is no such blob here", digest, "", hint) for digest in done.absent]
+    if found:
         screen.show()
-        hint = "the next compaction after that removes it"
-        terminal.findings(screen, [("warning", f"not done yet: {one.why}", one.name, "", hint) for one in done.left])
+        terminal.findings(screen, found)

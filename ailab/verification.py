@@ -79,14 +79,14 @@ class Verification(msgspec.Struct, kw_only=True):
         return all(finding.level != "error" for finding in self.findings)
 
 
-_FROM_COPY = "take the file from a copy of the store"
+_FROM_COPY = "`ailab merge --heal` takes what is whole from a copy of the store"
 _DAMAGE: dict[str, tuple[Level, str, str]] = {
     "torn-write": (
         "warning", "the event of this line, unless the writer wrote it again behind it", "the disk was full, or a limit was met",
     ),
     "torn-tail": (
-        "note", "the last event, of which only a part was written",
-        "its writer was killed while it wrote; nothing is to be done",
+        "note", "the last event, of which only a part is there; had the file been cut, those behind it too",
+        "its writer was killed while it wrote, and nothing is to be done; or `ailab merge` brings what a copy has more",
     ),
     "bad-checksum": ("error", "the event of this line", _FROM_COPY),
     "bad-json": ("error", "the event of this line", _FROM_COPY),
@@ -128,6 +128,8 @@ class _Named(NamedTuple):
 def verify(store: Store, *, progress: Callable[[int, int], None] | None = None) -> Verification:
     """Read everything in a store.
 
+    What leaves no trace is not found: a segment that is gone as a whole, and that no other file names, was never there.
+
     Args:
         store: the store.
         progress: called with (bytes read, bytes to read).
@@ -151,6 +153,7 @@ class _Look:
         self.found = Verification(store=store.path)
         self.chosen: Chosen = {}
         self._sound: dict[str, Commit] = {}
+        self._told: set[str] = set()
         self._progress = progress
         self._listed: Counter[tuple[str, str]] = Counter()
         self._names = store.segment_names()
@@ -212,6 +215,7 @@ class _Look:
         for name, damage in ruined:
             lost = [span.segment for span in whole[name].spans if not self._is_elsewhere(span)]
             self.damage(damage, cost=f"events of {len(lost)} segments, {lost[0]} first" if lost else _ELSEWHERE)
+            self._told.update(lost)
         for name, commit in whole.items():
             for span in commit.spans:
                 said = _Statement(span.end, span.sha256, f"commit record {name}")
@@ -332,7 +336,9 @@ class _Look:
             for one in closings:
                 self._statements.setdefault(name, []).append(_Statement(one.bytes, one.sha256, "a closing"))
         for name in self._names:
+            before = len(self.found.findings)
             self._segment(name)
+            self.found.findings[before:] = sorted(self.found.findings[before:], key=lambda finding: finding.line)
 
     def _segment(self, name: str) -> None:
         path = self.store.segment_path(name)
@@ -358,7 +364,8 @@ class _Look:
         """What a segment that was read to its end is like."""
         birth, size = segment.birth, segment.offset + reading.rest
         for problem in segment.problems:
-            self.damage(problem)
+            of_footer = segment.footer is not None and problem.line == segment.line and problem.kind in {"gap", "bad-checksum"}
+            self.damage(problem, cost="what is named above, or lines that are gone without a trace" if of_footer else "")
         if reading.rest and (segment.footer is not None or not alive):
             kind, what = ("gap", "behind the footer") if segment.footer is not None else ("torn-tail", "without an end")
             self.damage(DamageError(
@@ -468,9 +475,9 @@ class _Look:
             if segment in self._unsealed and any(place.role.endswith(" follows") for place in places):
                 self.damage(
                     DamageError("gap", path=self._unsealed[segment], detail="another segment follows it, and it has no footer"),
-                    cost="the events at its end", hint="take the file from a copy of the store",
+                    cost="the events at its end", hint=_FROM_COPY,
                 )  # fmt: skip
-            if segment in self._names or segment in self._births or segment in self.chosen:
+            if segment in self._names or segment in self._births or segment in self.chosen or segment in self._told:
                 continue
             place = places[0]
             killed = (
@@ -479,7 +486,7 @@ class _Look:
             self.say(
                 "error", "missing", place.file, line=place.line, offset=place.offset,
                 what=f"segment {segment}, {place.role}, is neither a file nor in tables", cost=f"its events{killed}",
-                hint="take it from a copy of the store: `ailab merge` does that",
+                hint=_FROM_COPY,
             )  # fmt: skip
 
         for name in sorted(self._sound):
@@ -488,7 +495,7 @@ class _Look:
                     self.say(
                         "error", "missing", self.store.commit_path(name),
                         what=f"what stands before byte {span.start} of segment {span.segment} is neither a file nor in tables",
-                        cost="its events, and those behind it until it is there", hint="`ailab merge` brings it from a copy",
+                        cost="its events, and those behind it until it is there", hint=_FROM_COPY,
                     )  # fmt: skip
 
     # -- blobs -------------------------------------------------------------------------------------------------------

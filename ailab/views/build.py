@@ -9,12 +9,12 @@ first asked for. A line, payload, table or blob that cannot be used is named in 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import threading
 import time
-from collections import Counter
 from contextlib import suppress
 from datetime import timezone
 from typing import TYPE_CHECKING, Any
@@ -23,16 +23,17 @@ import duckdb
 import msgspec
 
 from .. import commits, events
-from ..errors import FilterError, StoreError
+from ..errors import DamageError, FilterError, StoreError
 from ..journal import Envelope, Tail, writer_alive
-from . import scratch, snapshot
+from . import scratch, snapshot, wide
 from .fold import ProjectFold, RunFold, Told, removed_by, tell
-from .rows import ARROW_ROWS, HOT_MAX, Documents, Key, RunRows, insert, one_row, uid_of
+from .rows import ARROW_ROWS, Documents, Key, RunRows, insert, one_row, uid_of
 from .snapshot import CONFIG, States, attach, crash, projects_named, state_keys, statements, write_projects
 from .tables import Tables, literal, points_of_json
-from .wide import common, labels, quoted, wide_value
+from .wide import quoted
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterable, Sequence
 
     from ..commits import Commit
@@ -41,11 +42,9 @@ if TYPE_CHECKING:
     from ..store import Store
     from .snapshot import Snapshot
 
-WIDE_MAX = HOT_MAX
-"""Columns for parameters and metrics in `wide`: the most used."""
+_log = logging.getLogger("ailab")
 WIDE_COMMENT = "one row per run not in the trash: its columns in runs, then one per parameter and final metric"
 _COMMENT = "COMMENT ON "
-DURATION = "greatest(0, epoch(coalesce(ended_at, last_at) - started_at)) AS duration_s"
 BATCH = 20_000
 """Lines that are folded, and events handed to DuckDB, at once."""
 COUNTED_KINDS = frozenset({
@@ -111,6 +110,8 @@ class Lab:
         self._folder = ""
         self._attached = False
         self._ruined: dict[str, str] = {}
+        self._unsettled: set[str] = set()
+        self._records: dict[str, Commit] = {}
         self._replaced: set[str] = set()
         self._distrusted: set[str] = set()
         self._open()
@@ -649,24 +650,41 @@ class Lab:
         if self._snapshot is None:
             return None
         if self._tables is None:
-            records, _ = commits.load(self.store, [name for name in self._snapshot.commits if name not in self._ruined])
-            everything = records if not self._ruined else commits.load(self.store, self._snapshot.commits)[0]
-            self._tables = Tables(self.store, records, commits.choose(everything))
+            self._records, _ = commits.load(self.store, self._snapshot.commits, sized=False)
+            for name in self._records.keys() - self._ruined.keys():
+                try:
+                    commits.check_sizes(self.store, self._records[name])
+                except (DamageError, OSError) as problem:
+                    self._leave_out(name, problem)
+            records = {name: record for name, record in self._records.items() if name not in self._ruined}
+            self._tables = Tables(self.store, records, commits.choose(self._records))
         return self._tables
+
+    def _leave_out(self, name: str, problem: Exception) -> None:
+        """Answer without the tables of a record, and say so once."""
+        self._ruined[name] = f"incomplete: {problem}"
+        self._unsettled.add(name)
+        self._tables = None
 
     def whole_tables(self) -> Tables | None:
         """The tables after a look at their bytes: one that is ruined is named and left out, and `problems` says so.
 
         Where the segments that it replaced are still there, they are read in its place.
         """
-        while (tables := self.tables()) is not None:
-            bad = tables.check()
-            if not bad:
-                return tables
+        for name in [
+            name for name in self._ruined if name in self._records and commits.is_whole(self.store, self._records[name])
+        ]:
+            del self._ruined[name]  # somebody has brought them from a copy
             self._tables = None
-            replaced = {name for name, _ in bad if self._segments_are_there(tables.records[name])}
-            for name, problem in bad:
-                self._ruined[name] = f"incomplete: {problem}"
+        while (tables := self.tables()) is not None:
+            for name, problem in tables.check():
+                self._leave_out(name, problem)
+            if not self._unsettled:
+                return tables
+            replaced = {name for name in self._unsettled if self._segments_are_there(self._records[name])}
+            for name in self._unsettled - replaced:
+                _log.warning("warning: answers lack what is in a table: %s", self._ruined[name])
+            self._unsettled.clear()
             if replaced:
                 self._replaced |= replaced
                 self._read_anew()
@@ -758,25 +776,12 @@ class Lab:
 
     def _make_wide(self) -> None:
         """Make `wide` anew when the set of parameters and metrics, or a type among them, has changed."""
-        types: dict[tuple[str, str], set[str]] = {}
-        uses: Counter[tuple[str, str]] = Counter()
-        for (table, key, type_name), count in self._rows.keys.items():
-            if count > 0 and table != "goals":
-                types.setdefault((table, key), set()).add(type_name)
-                uses[table, key] += count
-        most = sorted(sorted(uses, key=lambda k: (-uses[k], k))[:WIDE_MAX], key=lambda k: (k[0] == "metrics", k[1]))
-        columns = tuple((table, key, common(types[table, key]), self.hot.get((table, key))) for table, key in most)
+        columns = wide.columns(self._rows.keys, self.hot)
         if columns == self._wide and columns:
             return
         self._wide = columns
         base = [row[0] for row in self.con.execute("DESCRIBE runs").fetchall() if row[0] not in {"params", "metrics"}]
-        parts = [DURATION if name == "duration_s" else f"t.{quoted(name)}" for name in base]
-        for (table, key, type_name, column), label in zip(columns, labels(base, columns), strict=True):
-            parts.append(f"{wide_value(table, key, type_name, column)} AS {quoted(label)}")
-        self.con.execute(
-            f"CREATE OR REPLACE VIEW wide AS SELECT {', '.join(parts)} "  # noqa: S608  (names are quoted, keys are literals)
-            "FROM base.run_table t WHERE NOT trashed"
-        )
+        self.con.execute(wide.statement(base, columns))
         if self._commented:
             self.con.execute(f"COMMENT ON VIEW wide IS {literal(WIDE_COMMENT)}")
 

@@ -8,7 +8,37 @@ from typing import TYPE_CHECKING, Any
 from .tables import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+
+COLUMNS_MAX = 1000
+"""Columns for parameters and metrics: the most used."""
+_DURATION = "greatest(0, epoch(coalesce(ended_at, last_at) - started_at)) AS duration_s"
+
+Column = tuple[str, str, str, "str | None"]
+"""(`params` or `metrics`, name, SQL type, the column of `run_table` that has it, if one has)"""
+
+
+def columns(keys: Mapping[tuple[str, str, str], int], hot: Mapping[tuple[str, str], str]) -> tuple[Column, ...]:
+    """The columns that `wide` has, parameters first; `keys` tells how many runs have a name with a type."""
+    types: dict[tuple[str, str], set[str]] = {}
+    uses: Counter[tuple[str, str]] = Counter()
+    for (table, key, type_name), count in keys.items():
+        if count > 0 and table != "goals":
+            types.setdefault((table, key), set()).add(type_name)
+            uses[table, key] += count
+    most = sorted(sorted(uses, key=lambda k: (-uses[k], k))[:COLUMNS_MAX], key=lambda k: (k[0] == "metrics", k[1]))
+    return tuple((table, key, common(types[table, key]), hot.get((table, key))) for table, key in most)
+
+
+def statement(base: list[str], columns: tuple[Column, ...]) -> str:
+    """The SQL that makes `wide`, with the columns `base` of `runs` in front."""
+    parts = [_DURATION if name == "duration_s" else f"t.{quoted(name)}" for name in base]
+    for (table, key, type_name, column), label in zip(columns, labels(base, columns), strict=True):
+        parts.append(f"{wide_value(table, key, type_name, column)} AS {quoted(label)}")
+    return (
+        f"CREATE OR REPLACE VIEW wide AS SELECT {', '.join(parts)} "  # noqa: S608  (names are quoted, keys are literals)
+        "FROM base.run_table t WHERE NOT trashed"
+    )
 
 
 def wide_value(table: str, key: str, type_name: str, column: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -11,7 +12,7 @@ import duckdb
 import msgspec
 import pytest
 
-from ailab import commits, events, journal, store
+from ailab import checkup, commits, events, journal, store, views
 from ailab.errors import DamageError
 from ailab.leftovers import Held
 from ailab.views import restore
@@ -136,3 +137,70 @@ def test_a_newer_record_keeps_its_tables(place):
     assert done.orphans == 0
     assert all(os.path.exists(place.table_path(file.name)) for file in commit.files)
     assert any("newer format" in left.why for left in done.left)
+
+
+HURTS = ("a bit", "more bytes", "no file")
+
+
+def hurt(path, how):
+    """Damage a table in one of three ways."""
+    raw = Path(path).read_bytes()
+    if how == "no file":
+        os.unlink(path)
+    else:
+        Path(path).write_bytes(raw + b"xxxx" if how == "more bytes" else raw[:100] + bytes([raw[100] ^ 1]) + raw[101:])
+
+
+@pytest.mark.parametrize("how", HURTS)
+@pytest.mark.parametrize("table", ["events", "points"])
+def test_a_question_to_damaged_tables_says_that_its_answer_lacks_something(place, caplog, table, how):
+    """The catalogue has a snapshot of the runs, so that only whoever asks for points or events can notice."""
+    with contextlib.closing(views.open_lab(place.path)) as lab:
+        whole = {name: lab.select(f"SELECT count(*) FROM {name}", limit=1)[2] for name in ("runs", "metrics", "events")}
+    ((_, commit),) = commits.load(place)[0].items()
+    path = place.table_path(commit.table(table).name)
+    raw = Path(path).read_bytes()
+    hurt(path, how)
+    with contextlib.closing(views.open_lab(place.path)) as lab:
+        assert lab.select("SELECT count(*) FROM runs", limit=1)[2] == whole["runs"]
+        assert caplog.records == []
+        assert lab.select("SELECT count(*) FROM metrics", limit=1)[2] != whole["metrics"]
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert path in caplog.text
+        assert len(lab.problems) == 1
+        lab.select("SELECT count(*) FROM events", limit=1)
+        assert len(caplog.records) == 1
+        damaged = Path(path).read_bytes() if how != "no file" else None
+        Path(path).write_bytes(raw)  # and a reader that has the store open sees that it is whole again
+        assert lab.select("SELECT count(*) FROM metrics", limit=1)[2] == whole["metrics"]
+        assert (len(caplog.records), lab.problems) == (1, [])
+    os.unlink(path) if damaged is None else Path(path).write_bytes(damaged)
+    (found,) = [one for one in checkup.examine(place.path).findings if one.level == "error"]
+    assert (found.where, found.what.split(":")[0]) == (path, "missing" if how == "no file" else "bad-checksum")
+
+
+@pytest.mark.parametrize("how", HURTS)
+@pytest.mark.parametrize("table", ["events", "points"])
+def test_segments_that_are_put_back_are_read_in_place_of_damaged_tables(place, tmp_path, caplog, table, how):
+    """Whatever the cache has: every answer is there again, and nothing is to be warned of."""
+    from ailab.joining import join
+
+    copy = store.open_store(str(tmp_path / "copy"), create=True)
+    writer = journal.Writer(copy, run="r2")
+    writer.append(events.RunStarted(name="y"))
+    for i in range(3000):
+        writer.append(events.MetricsLogged({"loss": 1 / (i + 1), "acc": i}, i))
+    writer.seal()
+    backup = store.open_store(str(tmp_path / "backup"), create=True)
+    join(backup, copy)
+    compact(copy, grace_s=0)
+    compact(copy, grace_s=0)
+    with contextlib.closing(views.open_lab(copy.path)) as lab:
+        whole = lab.select("SELECT count(*), max(value), count(DISTINCT step) FROM metrics", limit=1)[2]
+    ((_, commit),) = commits.load(copy)[0].items()
+    hurt(copy.table_path(commit.table(table).name), how)
+    for name in backup.segment_names():
+        Path(copy.segment_path(name)).write_bytes(Path(backup.segment_path(name)).read_bytes())
+    with contextlib.closing(views.open_lab(copy.path)) as lab:
+        assert lab.select("SELECT count(*), max(value), count(DISTINCT step) FROM metrics", limit=1)[2] == whole
+    assert caplog.records == []

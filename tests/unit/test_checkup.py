@@ -232,8 +232,8 @@ def test_a_torn_tail_of_a_killed_writer_is_named(store):
         level="note",
         what="torn-tail: 19 bytes without an end",
         where=f"{path}:{lines + 1}:{len(whole)}",
-        cost="the last event, of which only a part was written",
-        hint="its writer was killed while it wrote; nothing is to be done",
+        cost="the last event, of which only a part is there; had the file been cut, those behind it too",
+        hint="its writer was killed while it wrote, and nothing is to be done; or `ailab merge` brings what a copy has more",
     )
 
 

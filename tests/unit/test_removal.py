@@ -118,4 +118,14 @@ def test_the_verb_asks_first(place):
     assert holding(place) == []
     digest = hashlib.sha256(b"nothing").hexdigest()
     done = run.invoke(cli.main, ["redact", "--blob", digest, "--reason", "x", "--yes", "--dir", place.path])
-    assert done.exit_code == 0
+    assert (done.exit_code, "there is no such blob here" in done.stdout) == (0, True)
+    blobs.put_bytes(place, b"nothing")
+    assert [one.kind for one in verification.verify(place).findings] != []
+
+
+def test_the_verb_says_what_is_not_done_yet_with_its_exit_status(place):
+    writer = training(place, seal=False)
+    done = CliRunner().invoke(cli.main, ["redact", f"{writer.name}:2", "--reason", "x", "--yes", "--dir", place.path])
+    assert (done.exit_code, "not done yet" in done.stdout) == (1, True)
+    assert holding(place)
+    writer.seal()

@@ -195,10 +195,9 @@ def open_store(path: str, *, create: bool) -> Store:
 
 
 def _check_adoptable(path: str, *, create: bool) -> None:
-    is_folder = os.path.isdir(path)
-    if os.path.lexists(path) and not is_folder:
+    if os.path.lexists(path) and not os.path.isdir(path):  # in this order: somebody may be making it
         raise ForeignFolderError("a file stands where the store should be", path=path, hint=_hint(path, create=create))
-    if is_folder and os.listdir(path) and not os.path.lexists(os.path.join(path, MARKER)):
+    if os.path.isdir(path) and os.listdir(path) and not os.path.lexists(os.path.join(path, MARKER)):
         raise ForeignFolderError("this folder is not empty and is no ailab store", path=path, hint=_hint(path, create=create))
     if not create:
         hint = "log a run first, or name the store (AILAB_DIR, dir=, --dir); a copy of a store's folder is a store"

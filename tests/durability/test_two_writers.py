@@ -19,7 +19,8 @@ import ailab
 number, count, start, run_id = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 while time.time() < start:  # all at once
     time.sleep(0.001)
-with ailab.start_run(f"w{number}", id=run_id or None, project="Race", config={"n": number}) as run:
+resume = "allow" if run_id else None  # one may find the other's run there
+with ailab.start_run(f"w{number}", id=run_id or None, resume=resume, project="Race", config={"n": number}) as run:
     for i in range(count):
         run.log({f"w{number}": i}, step=i)
     run.set_tags([f"tag{number}"])

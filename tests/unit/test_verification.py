@@ -178,7 +178,7 @@ def test_the_torn_end_of_a_killed_writer_is_a_note(place):
     size, count = path.stat().st_size, len(lines_of(path))
     path.write_bytes(path.read_bytes() + b'{"seq":99')
     assert found(place) == []
-    assert found(place, "note") == [("torn-tail", str(path), count + 1, size), ("unsealed", str(path), count, size)]
+    assert found(place, "note") == [("unsealed", str(path), count, size), ("torn-tail", str(path), count + 1, size)]
 
 
 def test_a_short_write_that_its_writer_marked_costs_no_more(place):

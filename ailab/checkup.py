@@ -442,6 +442,8 @@ class _Look:
 
     def _damage(self, segment: Segment, problem: DamageError) -> None:
         level, cost, hint = _DAMAGE[problem.kind]
+        if problem.path.endswith(".parquet"):
+            cost = "what is in it, unless segments still have it"
         if segment.footer is not None and problem.line == segment.line and problem.kind in {"gap", "bad-checksum"}:
             cost = "what is named above, or lines that are gone without a trace"  # the footer speaks of the whole file
         if self._listing(problem.kind, problem.path):

@@ -64,7 +64,8 @@ class DamageError(AilabError, ValueError):
     """
 
     def __init__(self, kind: str, *, path: str, line: int = 0, offset: int = 0, detail: str = "") -> None:
-        super().__init__(f"{kind} in {path}, line {line}, byte {offset}" + (f": {detail}" if detail else ""))
+        place = f"{path}, line {line}, byte {offset}" if line else path
+        super().__init__(f"{kind} in {place}" + (f": {detail}" if detail else ""))
         self.kind = kind
         self.path = path
         self.line = line

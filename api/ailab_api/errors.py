@@ -98,7 +98,8 @@ def _say_more(request: Request[Any, Any, Any], found: Problem) -> None:
 def _sentence(error: AilabError) -> str:
     """An error's own words, with nothing of where the store lies but the last part of a path."""
     if isinstance(error, DamageError):
-        place = f"{error.kind} in {os.path.basename(error.path)}, line {error.line}, byte {error.offset}"
+        place = f"{error.kind} in {os.path.basename(error.path)}"
+        place += f", line {error.line}, byte {error.offset}" if error.line else ""
         return place + (f": {_without_folders(error.detail)}" if error.detail else "")
     if isinstance(error, StoreError):
         return _without_folders(error.message.replace(error.path, os.path.basename(error.path)))

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ..store import Store
     from .rows import Key
 
-LAYOUT = 4
+LAYOUT = 5
 """Raised when the tables of a snapshot change."""
 SMALL_RUNS, SMALL_BLOCK, LARGE_BLOCK = 5_000, 16_384, 262_144
 """A file has a block or more for each column, so with few runs large blocks are mostly empty."""
@@ -319,7 +319,13 @@ class _Maker:
 
     def _tables(self, spans: Chosen) -> Tables:
         names = {name for chosen in spans.values() for name, _ in chosen}
-        return Tables(self.store, {name: self.records[name] for name in names}, spans)
+        late = [segment for segment, chosen in spans.items() if chosen[0][1].start]
+        known = {}
+        if late:  # they begin in tables that an older snapshot has read
+            first = {segment: self.chosen[segment][:1] for segment in late}
+            records = {name: self.records[name] for chosen in first.values() for name, _ in chosen}
+            known = Tables(self.store, records, first).headers_of(self.con, late)
+        return Tables(self.store, {name: self.records[name] for name in names}, spans, known)
 
     def _read_projects(self, tables: Tables, older: Snapshot | None) -> bool:
         """Take in what was said of projects; return whether one went into the trash or came out of it."""

@@ -8,6 +8,7 @@ state but what was given: a `Tables` speaks of one choice of records and never c
 from __future__ import annotations
 
 import itertools
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -85,6 +86,10 @@ _VALUES = {
 """SQL of (double, digits where a double does not hold them) by a value column's type."""
 
 
+Said = tuple["str | None", "str | None"]
+"""(by, via) of a segment's header"""
+
+
 class Where(msgspec.Struct, frozen=True):
     """Where a run's points are: records that have them in columns, and as JSON among the events.
 
@@ -104,12 +109,16 @@ class Tables:
         store: the store.
         records: the records, by name.
         chosen: which spans count among all records of the store.
+        known: headers of segments that begin in tables which are not among these.
     """
 
-    def __init__(self, store: Store, records: Mapping[str, Commit], chosen: Chosen) -> None:
+    def __init__(
+        self, store: Store, records: Mapping[str, Commit], chosen: Chosen, known: Mapping[str, Said] = MappingProxyType({})
+    ) -> None:
         self.store = store
         self.records = dict(sorted(records.items()))
         self.chosen = chosen
+        self._known = known
         self._left_out = commits.passed_over(records, chosen)
         self._checked = False
         self._by_run: dict[str | None, set[str]] | None = None
@@ -271,30 +280,37 @@ class Tables:
                 for clock, segment, seq, at, kind, run, data in con.execute(text).fetchall():
                     yield Told(clock, segment, seq, _utc(at), kind, None, None, run_of_segment(segment)), run, data.encode()
 
-    def headers(self, con: duckdb.DuckDBPyConnection) -> dict[str, tuple[str | None, str | None]]:
-        """(by, via) of the headers of segments that belong to no run."""
-        found: dict[str, tuple[str | None, str | None]] = {}
+    def headers(self, con: duckdb.DuckDBPyConnection) -> dict[str, Said]:
+        """What the headers say of segments that belong to no run, and of those whose lines lie in several records."""
+        split = [segment for segment, spans in self.chosen.items() if len(spans) > 1]
+        return {**self._known, **self._headers(con, "run IS NULL"), **self.headers_of(con, split)}
+
+    def headers_of(self, con: duckdb.DuckDBPyConnection, segments: Sequence[str]) -> dict[str, Said]:
+        """What the headers of some segments say, as far as they are in these tables."""
+        if not segments:
+            return {}
+        return self._headers(con, "segment IN (SELECT unnest($1::VARCHAR[]))", [list(segments)])
+
+    def _headers(self, con: duckdb.DuckDBPyConnection, where: str, values: Sequence[Any] = ()) -> dict[str, Said]:
+        found: dict[str, Said] = {}
         for name in self.records:
             source = self._source(name, "events")
             if source is not None:
-                where = "kind = 'segment.opened' AND run IS NULL"
-                for segment, data in con.execute(f"SELECT segment, data FROM {source} WHERE {where}").fetchall():  # noqa: S608
-                    found[segment] = _said_by(data)
+                text = f"SELECT segment, data FROM {source} WHERE kind = 'segment.opened' AND {where}"  # noqa: S608
+                found |= {segment: _said_by(data) for segment, data in con.execute(text, list(values)).fetchall() if data}
         return found
 
-    def _told(
-        self, con: duckdb.DuckDBPyConnection, where: str, headers: Mapping[str, tuple[str | None, str | None]]
-    ) -> Iterator[tuple[Told, bytes]]:
+    def _told(self, con: duckdb.DuckDBPyConnection, where: str, headers: Mapping[str, Said]) -> Iterator[tuple[Told, bytes]]:
         """Events of the events tables, each joined with its segment's header."""
         for _, told, data in self._rows(con, where, headers):
             if data is not None:
                 yield told, data
 
     def _rows(
-        self, con: duckdb.DuckDBPyConnection, where: str, headers: Mapping[str, tuple[str | None, str | None]]
+        self, con: duckdb.DuckDBPyConnection, where: str, headers: Mapping[str, Said]
     ) -> Iterator[tuple[str | None, Told, bytes | None]]:
         """(run, told, payload) of rows of the events tables; within a run the header of its own segment comes first."""
-        own: dict[str, tuple[str | None, str | None]] = {}
+        own: dict[str, Said] = {}
         for name in self.records:
             source = self._source(name, "events")
             if source is None:
@@ -318,7 +334,7 @@ class Tables:
         runs: Sequence[str],
         folds: dict[str, RunFold],
         *,
-        headers: Mapping[str, tuple[str | None, str | None]],
+        headers: Mapping[str, Said],
         redacted: frozenset[tuple[str, int]] = frozenset(),
     ) -> list[str]:
         """Add all events of `runs` (sorted ids, of all that lie between the first and the last) to `folds`.
@@ -373,7 +389,7 @@ class Tables:
                         yield row[0], row[1], column.key, _series_of(row, column.type), row[14], _utc(row[15])
 
 
-def _said_by(data: str) -> tuple[str | None, str | None]:
+def _said_by(data: str) -> Said:
     """(by, via) that a header's payload says; one that does not fit its kind says nothing."""
     try:
         header = msgspec.json.decode(data, type=events.SegmentOpened)

@@ -92,6 +92,27 @@ def joined_copies():
         machine.teardown()
 
 
+@pytest.mark.parametrize("seen", [False, True])
+def test_lines_know_who_told_them_though_their_header_lies_in_another_record(seen):
+    """A copy of the store closed and compacted what is still being written here; with a snapshot of that, and without."""
+    machine = views_machine.Machine()
+    try:
+        machine.begin([])
+        machine.copy_the_store("r2", [], gone=True)
+        machine.compact_apart(0.0, 100)
+        machine.join()
+        if seen:
+            machine.look()
+        for index in (0, 1):
+            machine.append(index=index, said=[("note.changed", {"note": "late"})], about="r1", by=None, second=1, more=1)
+            machine.end(index, "sealed", on=True)
+        machine.compact(0.0, 100, fold=seen)
+        machine.delete_cache() if not seen else None
+        machine.look()
+    finally:
+        machine.teardown()
+
+
 def test_a_reader_that_counts_both_copies_is_found(monkeypatch):
     """Stores that were compacted apart and joined are read right, and not by a reader that counts every copy of a line."""
     joined_copies()

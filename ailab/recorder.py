@@ -18,7 +18,7 @@ import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
-from . import events, values
+from . import events, settings, values
 from .errors import AilabError, MissingExtraError, RejectedError
 from .runs import Edge, Run, check_run_id, current, end_of, new_run_id, one_of, open_runs, say, told
 from .store import Store, find_store, open_store
@@ -169,8 +169,6 @@ def run(name: str | None = None, **given: Any) -> Run:
 
 def _settings(given: dict[str, Any]) -> Settings:
     """The settings; one that is not allowed is said and left out, or raised if the others say `strict`."""
-    from . import settings  # not needed by the import
-
     problems: list[Exception] = []
     setting = settings.load(problems=problems, **given)
     if problems and setting.strict:
@@ -657,6 +655,4 @@ def configure(**given: Any) -> None:
     Raises:
         SettingError: there is no such setting, or its value is not allowed.
     """
-    from . import settings
-
     settings.configure(**given)

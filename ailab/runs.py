@@ -13,7 +13,7 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import events, values
+from . import background, events, values
 from .errors import AilabError, RejectedError, is_from_signal_handler
 from .journal import Writer
 
@@ -319,8 +319,6 @@ class Run:
 
     def _compact_in_time(self, store: Store) -> None:
         """Have a process of its own compact the store when that is due; where that cannot be, say so and let it be."""
-        from . import background
-
         try:
             background.after_run(store)
         except OSError as problem:

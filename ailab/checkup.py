@@ -318,8 +318,7 @@ class _Look:
         records, problems = commits.load(self.store)
         for name, record in list(records.items()):
             try:
-                for table in record.files:
-                    commits.check_table(self.store, table)
+                commits.check_tables(self.store, record)
             except DamageError as ruined:
                 problems.append(ruined)
                 del records[name]

@@ -215,11 +215,20 @@ def check_table(store: Store, table: TableFile) -> None:
         raise DamageError("bad-checksum", path=path, detail="its bytes do not have the SHA-256 that its commit record states")
 
 
+def check_tables(store: Store, commit: Commit) -> None:
+    """Make sure that all tables of a record have the bytes that it states; see `check_table`.
+
+    Raises:
+        DamageError: one has not.
+    """
+    for table in commit.files:
+        check_table(store, table)
+
+
 def is_whole(store: Store, commit: Commit) -> bool:
-    """Whether all tables of a record have the bytes that it states; see `check_table`."""
+    """Whether all tables of a record have the bytes that it states."""
     try:
-        for table in commit.files:
-            check_table(store, table)
+        check_tables(store, commit)
     except DamageError:
         return False
     return True

@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from . import blobs, commits
 from .errors import AilabError, DamageError, RefusedError
-from .segments import Segment, reason_of, writer_alive
+from .segments import Segment, reason_of, scan, writer_alive
 from .store import sync_folder
 
 if TYPE_CHECKING:
@@ -349,11 +350,10 @@ class _Join:
             if copy.sha256 is not None and digest != copy.sha256:
                 return NotJoined(copy.name, "bad-checksum", f"{copy.source} has SHA-256 {digest}")
             if copy.kind == "segments":
-                problems = _read_through(copy.name, temporary).problems
-                if problems:
-                    worst = problems[0]
-                    said = f"line {worst.line}, byte {worst.offset}: {worst.detail}" + (" …" if len(problems) > 1 else "")
-                    self.done.damaged.append(NotJoined(copy.name, worst.kind, f"it is damaged there, {said}"))
+                damage = _damage_in(temporary)
+                if damage is not None:
+                    said = f"line {damage.line}, byte {damage.offset}: {damage.detail}"
+                    self.done.damaged.append(NotJoined(copy.name, damage.kind, f"it is damaged there, {said}"))
             return self._publish(copy, temporary)
         finally:
             if os.path.lexists(temporary):
@@ -411,24 +411,21 @@ class _Join:
 _HEAL = "`ailab merge --heal` takes the one that is whole"
 
 
-def _read_through(name: str, path: str) -> Segment:
-    """Read a segment's file to its last newline; lines that a writer tore off itself are no damage."""
-    segment = Segment(name, path, hashed=True)
-    with open(path, "rb") as file:
-        rest = b""
-        while chunk := file.read(CHUNK):
-            data = rest + chunk
-            cut = data.rfind(b"\n") + 1
-            segment.feed(data[:cut])
-            rest = data[cut:]
-    segment.problems = [problem for problem in segment.problems if problem.kind != "torn-write"]
-    return segment
+def _damage_in(path: str) -> DamageError | None:
+    """What is wrong first with a segment's file; lines that a writer tore off itself, and a torn end, are no damage."""
+    try:
+        deque(scan(path), maxlen=0)
+    except DamageError as problem:
+        return problem
+    return None
 
 
 def _heals(copy: _Copy) -> bool:
     """Whether the file here is damaged, and the other one is whole and goes as far."""
-    ours, other = _read_through(copy.name, copy.target), _read_through(copy.name, copy.source)
-    return bool(ours.problems) and not other.problems and other.seq >= ours.seq
+    if _damage_in(copy.target) is None or _damage_in(copy.source) is not None:
+        return False
+    ours, other = (max((line.seq for line in scan(path, mode="salvage")), default=-1) for path in (copy.target, copy.source))
+    return other >= ours
 
 
 def _same_files(one: str, other: str) -> bool:

@@ -19,7 +19,7 @@ import msgspec
 from .. import blobs, events
 from ..errors import AilabError
 from .fold import ENDED, as_double
-from .wide import quoted
+from .wide import COLUMNS_MAX, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..store import Store
     from .fold import RunFold, RunState
 
-HOT_MAX = 1000
+HOT_MAX = COLUMNS_MAX
 """Parameters and metrics that have a column of their own."""
 ALPHABET = frozenset("0123456789abcdefghjkmnpqrstvwxyz")
 _BASE_32 = str.maketrans("0123456789abcdefghjkmnpqrstvwxyz", "0123456789abcdefghijklmnopqrstuv")

@@ -15,24 +15,24 @@ import time
 from collections import Counter
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from . import blobs, commits, events, settings, surroundings
+from .damage import EFFECTS, FROM_COPY, effect_of
 from .errors import DamageError, ForeignFolderError, StoreError
 from .journal import Segment, writer_alive
-from .segments import open_plain, stated_crc
+from .segments import Blocks, open_plain, stated_crc
 from .store import MARKER, MARKER_BYTES, SEGMENT_SUFFIX, Store, find_store, run_of_segment, size_of
 from .surroundings import Level  # noqa: TC001  (msgspec reads the annotations of Structs at run time)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from .commits import Chosen
     from .journal import Envelope
 
-CHUNK = 4 << 20
 NEWLINE = b"\n"
 PER_FILE = 10
 """Findings of one kind that are listed singly; the others are counted."""
@@ -44,6 +44,8 @@ WAITING_BYTES = 64 << 20
 ENDED = frozenset({"completed", "failed", "killed"})
 _BELONGS = frozenset({MARKER, "README.md", ".gitignore", "segments", "blobs", "compacted", "claims", "cache", "schema"})
 _FOLDER_NAME = 2
+_LEVELS: Mapping[str, Level] = {kind: effect.level for kind, effect in EFFECTS.items()} | {"duplicate": "warning"}
+"""By the kind of damage; a line that is there twice costs nothing, and so leaves a store as good as it was."""
 
 
 class Finding(msgspec.Struct, kw_only=True, omit_defaults=False):
@@ -119,32 +121,6 @@ class _LastCompaction(msgspec.Struct, frozen=True):
     done: _Done
 
 
-_FROM_COPY = "`ailab merge --heal` takes what is whole from a copy of the store"
-_DAMAGE: dict[str, tuple[Level, str, str]] = {
-    "torn-write": (
-        "warning",
-        "the event of this line, unless the writer wrote it again behind it",
-        "the disk was full, or a limit was met",
-    ),
-    "bad-checksum": (
-        "error",
-        "the event of this line",
-        f"its bytes changed after they were written; {_FROM_COPY}",
-    ),
-    "bad-json": ("error", "the event of this line", _FROM_COPY),
-    "gap": ("error", "the events that are missing, unless another file has them", _FROM_COPY),
-    "duplicate": ("warning", "nothing: the event counts once", f"the file was edited or joined; {_FROM_COPY}"),
-    "missing": ("error", "the events that it had, unless segments still have them", _FROM_COPY),
-    "unknown-version": ("error", "all of this file", "it needs a newer version of ailab"),
-    "unreadable": ("error", "all of this file", "check who may read it"),
-    "torn-tail": (
-        "note",
-        "the last event, of which only a part is there; had the file been cut, those behind it too",
-        "its writer was killed while it wrote, and nothing is to be done; or `ailab merge` brings what a copy has more",
-    ),
-}
-
-
 def store_path(given: str | None) -> str:
     """The store that is meant, found as `start_run` finds it, also where the settings do not parse."""
     named = settings.load(dir=given, problems=[]).dir
@@ -168,31 +144,6 @@ def examine(path: str) -> Checkup:
     look.machine = surroundings.machine(look.store, look.say)
     surroundings.settings_that_hold(look.say)
     return look.checkup()
-
-
-class _Lines:
-    """Whole lines of a file in blocks; iterate again for what was added since. Linear also for a line of a gigabyte."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.read = 0
-        self._file = file
-        self._parts: list[bytes] = []
-
-    def __iter__(self) -> Iterator[bytes]:
-        while chunk := self._file.read(CHUNK):
-            self.read += len(chunk)
-            cut = chunk.rfind(NEWLINE) + 1
-            if cut:
-                block = b"".join([*self._parts, chunk[:cut]])
-                self._parts = [chunk[cut:]]
-                yield block
-            else:
-                self._parts.append(chunk)
-
-    @property
-    def rest(self) -> int:
-        """Bytes behind the last newline."""
-        return sum(map(len, self._parts))
 
 
 class _Block(NamedTuple):
@@ -395,12 +346,12 @@ class _Look:
         segment = Segment(name, path, hashed=True)
         try:
             with open_plain(path) as file:
-                lines = _Lines(file)
-                if not self._read(segment, lines):
+                blocks = Blocks(file)
+                if not self._read(segment, blocks):
                     return
                 alive = segment.footer is None and writer_alive(segment)
                 if not alive:
-                    self._read(segment, lines)  # what its writer wrote between our last look and its end
+                    self._read(segment, blocks)  # what its writer wrote between our last look and its end
         except OSError as problem:
             self._damage(segment, DamageError("unreadable", path=path, detail=problem.strerror or str(problem)))
             return
@@ -409,13 +360,13 @@ class _Look:
             self._damage(segment, place)
             alive = False
         self.segments[name] = segment
-        self.segment_bytes += lines.read
+        self.segment_bytes += blocks.read
         self.alive[name] = alive
-        self._judge(segment, lines.rest)
+        self._judge(segment, blocks.rest)
 
-    def _read(self, segment: Segment, lines: _Lines) -> bool:
+    def _read(self, segment: Segment, blocks: Blocks) -> bool:
         """Take all that is there now; return whether the segment counts, which a copy of another one does not."""
-        for data in lines:
+        for data in blocks:
             fresh = segment.header is None
             block = _Block(segment.path, data, segment.line, segment.offset)
             found = segment.feed(data)
@@ -431,24 +382,24 @@ class _Look:
         for problem in segment.problems:
             self._damage(segment, problem)
         if rest and (segment.footer is not None or not self.alive[segment.name]):
-            kind, what = ("gap", "stand behind the footer") if segment.footer is not None else ("torn-tail", "without an end")
-            said = f"{_count(rest, 'byte')} {what}"
-            self._damage(segment, DamageError(kind, path=segment.path, line=segment.line + 1, offset=segment.offset, detail=said))
+            self._damage(segment, segment.problem_of_rest(rest))
         if segment.line == 0 and not rest and not self.alive[segment.name]:
             self.say(
                 "note", "an empty segment", where=segment.path, cost="nothing", hint="its writer was killed before its first line"
             )
 
     def _damage(self, segment: Segment, problem: DamageError) -> None:
-        level, cost, hint = _DAMAGE[problem.kind]
+        _, cost, hint = effect_of(problem, segment)
         if problem.path.endswith(".parquet"):
             cost = "what is in it, unless segments still have it"
-        if segment.footer is not None and problem.line == segment.line and problem.kind in {"gap", "bad-checksum"}:
-            cost = "what is named above, or lines that are gone without a trace"  # the footer speaks of the whole file
         if self._listing(problem.kind, problem.path):
             where = f"{problem.path}:{problem.line}:{problem.offset}" if problem.line else problem.path
             self.say(
-                level, f"{problem.kind}: {problem.detail}" if problem.detail else problem.kind, where=where, cost=cost, hint=hint
+                _LEVELS[problem.kind],
+                f"{problem.kind}: {problem.detail}" if problem.detail else problem.kind,
+                where=where,
+                cost=cost,
+                hint=hint,
             )
 
     def _is_copy(self, segment: Segment) -> bool:
@@ -558,7 +509,7 @@ class _Look:
                     f"segment {before} is missing",
                     where=segment.path,
                     cost="its events",
-                    hint=f"this one follows it; {_FROM_COPY}",
+                    hint=f"this one follows it; {FROM_COPY}",
                 )
             if after and after not in there:
                 self.say(
@@ -573,8 +524,7 @@ class _Look:
         """Say how many findings were not listed singly."""
         for (kind, path), count in self._listed.items():
             if count > PER_FILE and kind != "stranger":
-                level: Level = _DAMAGE[kind][0] if kind in _DAMAGE else "note"
-                self.say(level, f"{kind}: {count - PER_FILE} more", where=path)
+                self.say(_LEVELS.get(kind, "note"), f"{kind}: {count - PER_FILE} more", where=path)
 
     def _runs(self) -> None:
         crashed = [run for run, status in self._run_states() if status == "crashed"]
@@ -619,7 +569,7 @@ class _Look:
         ]
         for digest, size, owner in wrong[:PER_FILE]:
             what = f"{owner} has {self.blobs[digest]} bytes, {size} were kept"
-            self.say("error", what, where=self.store.blob_path(digest), cost="this file", hint=_FROM_COPY)
+            self.say("error", what, where=self.store.blob_path(digest), cost="this file", hint=FROM_COPY)
         if self._wanted and not missing and not wrong:
             self.say(
                 "ok",

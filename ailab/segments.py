@@ -258,6 +258,12 @@ class Segment:
         elif self.sha is not None and self.sha.hexdigest() != footer.sha256:
             self._report("bad-checksum", b"", "the bytes before the footer do not have the SHA-256 that it states")
 
+    def problem_of_rest(self, rest: int) -> DamageError:
+        """What it means that `rest` bytes stand behind the last newline while nobody writes."""
+        kind, what = ("gap", "stand behind the footer") if self.footer is not None else ("torn-tail", "without an end")
+        detail = f"{rest:,} {'byte' if rest == 1 else 'bytes'} {what}"
+        return DamageError(kind, path=self.path, line=self.line + 1, offset=self.offset, detail=detail)
+
     def _report(self, kind: str, line: bytes, detail: str = "") -> None:
         text = detail or line[:80].decode("utf-8", "replace")
         self.problems.append(DamageError(kind, path=self.path, line=self.line, offset=self.offset, detail=text))
@@ -266,6 +272,34 @@ class Segment:
 def _lines(data: bytes) -> list[bytes]:
     """Split at newlines only; a carriage return is damage to be found in its line, not a line's end."""
     return [line + b"\n" for line in data.split(b"\n")[:-1]]
+
+
+class Blocks:
+    """Whole lines of a file, many at a time; iterate again for what was added since. Linear also for a line of a gigabyte.
+
+    Attributes:
+        read: bytes that were read.
+        rest: bytes of them behind the last newline.
+    """
+
+    def __init__(self, file: IO[bytes], size: int = 4 << 20) -> None:
+        self.read = 0
+        self.rest = 0
+        self._file = file
+        self._size = size
+        self._parts: list[bytes] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        while chunk := self._file.read(self._size):
+            self.read += len(chunk)
+            cut = chunk.rfind(b"\n") + 1
+            if not cut:
+                self.rest += len(chunk)
+                self._parts.append(chunk)  # joined once, however long the line is
+                continue
+            block = b"".join([*self._parts, chunk[:cut]])
+            self._parts, self.rest = [chunk[cut:]], len(chunk) - cut
+            yield block
 
 
 def scan(path: str, *, mode: str = "tail-tolerant") -> Iterator[Envelope]:
@@ -280,22 +314,17 @@ def scan(path: str, *, mode: str = "tail-tolerant") -> Iterator[Envelope]:
         DamageError: as the mode says.
     """
     name = os.path.basename(path).removesuffix(".jsonl")
-    segment, parts = Segment(name, path, hashed=True), [b""]
+    segment = Segment(name, path, hashed=True)
     with open_plain(path) as file:
-        while chunk := file.read(1 << 20):
-            cut = chunk.rfind(b"\n") + 1
-            if not cut:
-                parts.append(chunk)  # joined once, however long the line is
-                continue
-            found = segment.feed(b"".join([*parts, chunk[:cut]]))
-            parts = [chunk[cut:]]
+        blocks = Blocks(file, 1 << 20)
+        for block in blocks:
+            found = segment.feed(block)
             damage = [p for p in segment.problems if p.kind != "torn-write" or mode == "strict"]
             if damage and mode != "salvage":
                 raise damage[0]
             yield from found
-    rest = sum(map(len, parts))
-    if rest and mode == "strict":
-        raise DamageError("torn-tail", path=path, line=segment.line + 1, offset=segment.offset, detail=f"{rest} bytes")
+    if blocks.rest and mode == "strict":
+        raise segment.problem_of_rest(blocks.rest)
 
 
 def open_plain(path: str) -> IO[bytes]:

@@ -15,13 +15,14 @@ import os
 import time
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
 from . import blobs, closing, commits, events
+from .damage import FROM_COPY, effect_of
 from .errors import DamageError
-from .segments import Envelope, Segment, open_plain, reason_of, writer_alive
+from .segments import Blocks, Envelope, Segment, open_plain, reason_of, writer_alive
 from .store import size_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from .segments import Span
     from .store import Store
 
-CHUNK = 4 << 20
 PER_FILE = 20
 """Findings of one kind in one file that are listed singly; the others are counted."""
 
@@ -78,24 +78,6 @@ class Verification(msgspec.Struct, kw_only=True):
         """Whether nothing found is an error."""
         return all(finding.level != "error" for finding in self.findings)
 
-
-_FROM_COPY = "`ailab merge --heal` takes what is whole from a copy of the store"
-_DAMAGE: dict[str, tuple[Level, str, str]] = {
-    "torn-write": (
-        "warning", "the event of this line, unless the writer wrote it again behind it", "the disk was full, or a limit was met",
-    ),
-    "torn-tail": (
-        "note", "the last event, of which only a part is there; had the file been cut, those behind it too",
-        "its writer was killed while it wrote, and nothing is to be done; or `ailab merge` brings what a copy has more",
-    ),
-    "bad-checksum": ("error", "the event of this line", _FROM_COPY),
-    "bad-json": ("error", "the event of this line", _FROM_COPY),
-    "gap": ("error", "the events that are missing, unless another file has them", _FROM_COPY),
-    "duplicate": ("error", "nothing: the event counts once", f"the file was edited or joined; {_FROM_COPY}"),
-    "missing": ("error", "what it had", _FROM_COPY),
-    "unknown-version": ("error", "all of this file, to this version", "it needs a newer version of ailab"),
-    "unreadable": ("error", "all of this file", "check who may read it"),
-}  # fmt: skip
 
 _ELSEWHERE = "nothing: segments or other tables have the events"
 _BLOBS = {
@@ -174,12 +156,12 @@ class _Look:
         if self._listed[kind, file] <= PER_FILE:
             self.found.findings.append(Finding(level=level, kind=kind, file=file, line=line, offset=offset, **words))
 
-    def damage(self, problem: DamageError, *, cost: str = "", hint: str = "") -> None:
-        """Add what a reader has found."""
-        level, usual, advice = _DAMAGE[problem.kind]
+    def damage(self, problem: DamageError, segment: Segment | None = None, *, cost: str = "", hint: str = "") -> None:
+        """Add what a reader has found, in this segment if it is given."""
+        effect = effect_of(problem, segment)
         self.say(
-            level, problem.kind, problem.path, line=problem.line, offset=problem.offset, what=problem.detail, cost=cost or usual,
-            hint=hint or advice,
+            effect.level, problem.kind, problem.path, line=problem.line, offset=problem.offset, what=problem.detail,
+            cost=cost or effect.cost, hint=hint or effect.hint,
         )  # fmt: skip
 
     def more(self) -> None:
@@ -343,13 +325,13 @@ class _Look:
     def _segment(self, name: str) -> None:
         path = self.store.segment_path(name)
         segment = Segment(name, path, hashed=True)
-        reading = _Reading(self, segment)
         try:
             with open_plain(path) as file:
-                reading.all(file)
+                reading = _Reading(self, segment, file)
+                reading.all()
                 alive = segment.footer is None and writer_alive(segment)
                 if not alive:
-                    reading.all(file)  # what its writer wrote between our last look and its end
+                    reading.all()  # what its writer wrote between our last look and its end
         except FileNotFoundError:  # in tables meanwhile
             if not os.path.lexists(path):
                 return
@@ -364,13 +346,9 @@ class _Look:
         """What a segment that was read to its end is like."""
         birth, size = segment.birth, segment.offset + reading.rest
         for problem in segment.problems:
-            of_footer = segment.footer is not None and problem.line == segment.line and problem.kind in {"gap", "bad-checksum"}
-            self.damage(problem, cost="what is named above, or lines that are gone without a trace" if of_footer else "")
+            self.damage(problem, segment)
         if reading.rest and (segment.footer is not None or not alive):
-            kind, what = ("gap", "behind the footer") if segment.footer is not None else ("torn-tail", "without an end")
-            self.damage(DamageError(
-                kind, path=segment.path, line=segment.line + 1, offset=segment.offset, detail=f"{reading.rest} bytes {what}"
-            ))  # fmt: skip
+            self.damage(segment.problem_of_rest(reading.rest))
         is_copy = segment.name != birth and self._copy(segment, size)
         if not is_copy:
             self._births.setdefault(birth, segment.name)
@@ -475,7 +453,7 @@ class _Look:
             if segment in self._unsealed and any(place.role.endswith(" follows") for place in places):
                 self.damage(
                     DamageError("gap", path=self._unsealed[segment], detail="another segment follows it, and it has no footer"),
-                    cost="the events at its end", hint=_FROM_COPY,
+                    cost="the events at its end", hint=FROM_COPY,
                 )  # fmt: skip
             if segment in self._names or segment in self._births or segment in self.chosen or segment in self._told:
                 continue
@@ -486,7 +464,7 @@ class _Look:
             self.say(
                 "error", "missing", place.file, line=place.line, offset=place.offset,
                 what=f"segment {segment}, {place.role}, is neither a file nor in tables", cost=f"its events{killed}",
-                hint=_FROM_COPY,
+                hint=FROM_COPY,
             )  # fmt: skip
 
         for name in sorted(self._sound):
@@ -495,7 +473,7 @@ class _Look:
                     self.say(
                         "error", "missing", self.store.commit_path(name),
                         what=f"what stands before byte {span.start} of segment {span.segment} is neither a file nor in tables",
-                        cost="its events, and those behind it until it is there", hint=_FROM_COPY,
+                        cost="its events, and those behind it until it is there", hint=FROM_COPY,
                     )  # fmt: skip
 
     # -- blobs -------------------------------------------------------------------------------------------------------
@@ -540,29 +518,32 @@ class _Look:
 class _Reading:
     """A file of lines that is read to its end, with its SHA-256 at the places that statements speak of."""
 
-    def __init__(self, look: _Look, segment: Segment) -> None:
-        self.rest = 0
+    def __init__(self, look: _Look, segment: Segment, file: IO[bytes]) -> None:
         self.digests: dict[int, str] = {}
         self._look = look
         self._segment = segment
-        self._parts: list[bytes] = []
+        self._blocks = Blocks(file)
         self._counting = 0
         self._read = 0
+        self._told = 0
         self._sha: Any = None
         self._stops: list[int] = []
 
-    def all(self, file: Any) -> None:
+    def all(self) -> None:
         """Take all that is there now."""
-        while chunk := file.read(CHUNK):
-            self._look._read(len(chunk))
-            cut = chunk.rfind(b"\n") + 1
-            if not cut:
-                self._parts.append(chunk)
-                continue
-            block = b"".join([*self._parts, chunk[:cut]])
-            self._parts = [chunk[cut:]]
+        for block in self._blocks:
             self._lines(block)
-        self.rest = sum(map(len, self._parts))
+            self._tell()
+        self._tell()
+
+    @property
+    def rest(self) -> int:
+        """Bytes behind the last newline."""
+        return self._blocks.rest
+
+    def _tell(self) -> None:
+        self._look._read(self._blocks.read - self._told)
+        self._told = self._blocks.read
 
     def _lines(self, block: bytes) -> None:
         segment = self._segment

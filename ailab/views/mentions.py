@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from .. import closing, events
 from ..errors import DamageError
 from ..leftovers import Held
-from ..segments import Envelope, Segment, reason_of
+from ..segments import Blocks, Envelope, Segment, reason_of
 from . import rewrite
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _decode = msgspec.json.Decoder(Envelope).decode
-_CHUNK = 8 << 20
 _NEVER = datetime.min  # noqa: DTZ901  (nobody asks when)
 _REMOVING = (events.EventRedacted.kind, events.RunPurged.kind)
 _TEXTS = {"events": ("data", "raw"), "points": ("extra", "raw")}
@@ -101,13 +100,9 @@ def mentions(store: Store, redactions: Redactions) -> Mentions:
 
 def _lines(store: Store, name: str, found: Mentions) -> Iterator[tuple[bytes, str, Envelope]]:
     segment = Segment(name, store.segment_path(name))
-    rest = b""
     with open(segment.path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            data = rest + chunk
-            cut = data.rfind(b"\n") + 1
-            rest = data[cut:]
-            for raw, event in segment.feed_lines(data[:cut]):
+        for block in Blocks(file):
+            for raw, event in segment.feed_lines(block):
                 if event is not None:
                     yield raw, segment.birth, event
     damage = [problem for problem in segment.problems if problem.kind != "torn-write"]

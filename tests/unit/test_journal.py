@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ailab import events, journal, store
+from ailab import events, journal, segments, store
 from ailab.errors import DamageError, StoreError
 
 
@@ -619,3 +619,17 @@ def test_a_text_is_read_back_as_it_was_written(place):
     writer = journal.Writer(place, run="r")
     writer.append(events.NoteChanged(note=text))
     assert msgspec.json.decode(list(journal.scan(place.segment_path(writer.name), mode="strict"))[1].data) == {"note": text}
+
+
+def test_a_line_without_an_end_is_read_in_linear_time(tmp_path):
+    """32 MiB without a newline in 8,192 pieces: seconds if each were joined to what is there, a moment as it is."""
+    (tmp_path / "long").write_bytes(b"one\ntwo\n" + b"x" * (32 << 20))
+    start = time.perf_counter()
+    with open(tmp_path / "long", "rb") as file:
+        blocks = segments.Blocks(file, 4096)
+        assert (list(blocks), blocks.rest, blocks.read) == ([b"one\ntwo\n"], 32 << 20, (32 << 20) + 8)
+        with open(tmp_path / "long", "ab") as more:
+            more.write(b"\nthree")
+        ((block,), rest) = list(blocks), blocks.rest
+    assert (len(block), block[-2:], rest) == ((32 << 20) + 1, b"x\n", 5)
+    assert time.perf_counter() - start < 5

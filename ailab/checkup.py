@@ -538,10 +538,11 @@ class _Look:
             )
 
     def _run_states(self) -> Iterator[tuple[str, str]]:
+        own = {segment.run for segment in self.segments.values()}
         living = {segment.run for name, segment in self.segments.items() if self.alive[name]}
         for run in sorted(self._started):
             status = self._status[run][1]
-            yield run, status if status in ENDED or run in living else "crashed"
+            yield run, "crashed" if status not in ENDED and run in own and run not in living else status
 
     # -- blobs -------------------------------------------------------------------------------------------------------
 

@@ -119,6 +119,41 @@ class RunPurged(Event, frozen=True, omit_defaults=True, kw_only=True):
     reason: str = ""
 
 
+class SegmentAccepted(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A server took bytes of another writer's segment, from `offset` on: who sent them, by which token, from which address.
+
+    `by` is who told every event of that segment, whatever its own lines say.
+    """
+
+    kind: ClassVar[str] = "segment.accepted"
+    segment: str
+    offset: int = 0
+    token: str | None = None
+    by: str | None = None
+    address: str = ""
+
+
+class TokenCreated(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """An access token came to be: `sha256` is that of its text, which is kept nowhere; `role` is reader, writer or admin.
+
+    `project` is the id of the only project that it may touch.
+    """
+
+    kind: ClassVar[str] = "token.created"
+    token: str
+    sha256: str
+    role: str
+    name: str = ""
+    project: str | None = None
+
+
+class TokenRevoked(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """An access token counts no more, for good."""
+
+    kind: ClassVar[str] = "token.revoked"
+    token: str
+
+
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +302,32 @@ class CodeCaptured(Event, frozen=True, omit_defaults=True, kw_only=True):
     dirty: bool = False
 
 
+class DatasetUsed(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """The line's run read a dataset's content. `name` is the text given, `dataset` the id of the dataset where one was found."""
+
+    kind: ClassVar[str] = "dataset.used"
+    sha256: str
+    dataset: str | None = None
+    name: str = ""
+    role: str = "training"
+
+
+class SystemMetricsLogged(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """Use of the machine by the line's run: numbers by name, such as `cpu` (percent of one core) and `memory` (bytes)."""
+
+    kind: ClassVar[str] = "system_metrics.logged"
+    values: dict[str, Any]
+
+
+class ConsoleLinesLogged(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """Lines that the line's run printed: `stream` is stdout or stderr, `dropped` counts lines before them that were not kept."""
+
+    kind: ClassVar[str] = "console_lines.logged"
+    stream: str
+    lines: list[str]
+    dropped: int = 0
+
+
 # -- what people do afterwards -----------------------------------------------------------------------------------------
 
 
@@ -359,6 +420,70 @@ class ProjectRestored(Event, frozen=True, omit_defaults=True, kw_only=True):
     project: str
 
 
+class DatasetVersionRegistered(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """Content got a name: it is a version of the dataset whose id `dataset` comes from that name, as a project's does.
+
+    `schema` has `columns`, a list of objects; `file` is the name of the file as it came; `parent` is the SHA-256 of the version
+    that was the newest before.
+    """
+
+    kind: ClassVar[str] = "dataset_version.registered"
+    dataset: str
+    name: str
+    sha256: str
+    size: int
+    format: str
+    rows: int
+    schema: dict[str, Any] = {}
+    file: str = ""
+    description: str | None = None
+    tags: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    project: str | None = None
+    parent: str | None = None
+
+
+class DatasetVersionChanged(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """Fields of a dataset version got new values; one that is absent was not touched. `name` is the label of all its versions."""
+
+    kind: ClassVar[str] = "dataset_version.changed"
+    dataset: str
+    sha256: str
+    name: str | None = None
+    description: str | None = None
+    tags: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    project: str | None = None
+
+
+class DatasetVersionTrashed(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A dataset version was put in the trash; its bytes stay until they are collected."""
+
+    kind: ClassVar[str] = "dataset_version.trashed"
+    dataset: str
+    sha256: str
+
+
+class DatasetVersionRestored(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A dataset version was taken out of the trash."""
+
+    kind: ClassVar[str] = "dataset_version.restored"
+    dataset: str
+    sha256: str
+
+
+class ChangeUndone(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """A change was taken back: the event `event` (SEGMENT:SEQ), which is about the same run, project or dataset, counts no more.
+
+    `project` or `dataset` says which, where it is no run. An undoing is itself such a change.
+    """
+
+    kind: ClassVar[str] = "change.undone"
+    event: str
+    project: str | None = None
+    dataset: str | None = None
+
+
 KINDS: dict[str, type[Event]] = {
     event.kind: event
     for event in (
@@ -368,18 +493,21 @@ KINDS: dict[str, type[Event]] = {
         EnvironmentCaptured, CodeCaptured,
         NoteChanged, TagsChanged, RunFlagged, RunRenamed, RunTrashed, RunRestored, RunProtected, RunUnprotected,
         ProjectCreated, ProjectChanged, ProjectTrashed, ProjectRestored,
+        DatasetVersionRegistered, DatasetVersionChanged, DatasetVersionTrashed, DatasetVersionRestored, DatasetUsed,
+        SystemMetricsLogged, ConsoleLinesLogged, ChangeUndone, TokenCreated, TokenRevoked, SegmentAccepted,
     )
 }  # fmt: skip
 """Every kind that has a payload of its own, by its tag."""
 
+UNDOABLE = frozenset({
+    "run.changed", "parameters.added", "note.changed", "tags.changed", "run.flagged", "run.renamed", "run.trashed",
+    "run.protected", "run.unprotected", "artifact.trashed", "artifact.restored", "project.changed", "project.trashed",
+    "project.restored", "dataset_version.changed", "dataset_version.trashed", "dataset_version.restored", "change.undone",
+    "run.restored",
+})  # fmt: skip
+"""Kinds that `change.undone` takes back; named by it, an event of any other kind counts as before."""
+
 RESERVED: dict[str, str] = {
-    "system_metrics.logged": "use of processor, memory, disk, network and accelerators",
-    "console_lines.logged": "lines of standard output and error",
-    "dataset_version.registered": "a dataset's content, by SHA-256, got a name",
-    "dataset_version.changed": "its description, tags or metadata got new values",
-    "dataset_version.trashed": "it was put in the trash",
-    "dataset_version.restored": "it was taken out of the trash",
-    "dataset.used": "a run read a dataset version in a role",
     "evaluation.recorded": "predictions of a run were evaluated",
     "latency.profiled": "the latency of a model was measured",
     "model_version.registered": "an artifact became a version of a named model",
@@ -393,9 +521,6 @@ RESERVED: dict[str, str] = {
     "alert.raised": "a watched condition came true",
     "view.stored": "a saved view of the web pages",
     "question.answered": "the assistant answered, with what it read",
-    "token.created": "an access token came to be (its hash only)",
-    "token.revoked": "an access token was taken back",
-    "segment.accepted": "a server took bytes of a segment",
 }
 """Kinds whose payload comes with a later version; the tags are taken."""
 

@@ -92,6 +92,16 @@ class ArtifactFile(msgspec.Struct, kw_only=True):
     url: str
 
 
+class DatasetUse(msgspec.Struct, kw_only=True):
+    """A content that a run read: `name` is the text given, `version` that of the registered dataset that it was then."""
+
+    dataset_id: str
+    name: str
+    version: int | None
+    sha256: str
+    role: str
+
+
 class RunDetail(msgspec.Struct, kw_only=True):
     """Everything about one run: the fourteen fields of its manifest, then ours."""
 
@@ -131,6 +141,7 @@ class RunDetail(msgspec.Struct, kw_only=True):
     trashed: bool
     protected: bool
     artifact_files: list[ArtifactFile]
+    datasets: list[DatasetUse]
 
 
 class RunComparison(msgspec.Struct, kw_only=True):
@@ -152,7 +163,7 @@ class MetricPoint(msgspec.Struct, kw_only=True):
 
 
 class Change(msgspec.Struct, kw_only=True):
-    """A field that was changed after it was first set, with the value before."""
+    """A field of a run, project or dataset that was changed after it was first set, with the value before."""
 
     event: str
     at: str
@@ -163,6 +174,8 @@ class Change(msgspec.Struct, kw_only=True):
     field: str
     old: str | None
     new: str | None
+    project_id: str | None = None
+    dataset_id: str | None = None
 
 
 class SqlAnswer(msgspec.Struct, kw_only=True):
@@ -334,18 +347,27 @@ def _details(lab: Lab, run_ids: list[str]) -> list[RunDetail]:
 def _detail(lab: Lab, row: Sequence[Any]) -> RunDetail:
     run_id, detail, git_hash, status, project, trashed, started_at, ended_at, last_at, code = row
     found = _decode(detail)
-    files = found.pop("artifact_files")
+    files, used = found.pop("artifact_files"), found.pop("datasets")
     found.update(git_hash=git_hash, status=status, project=project)
     git_diff, branch, remote = lab.document("code_table", _CODE, "code_id", code) or (None,) * 3
     python_version, device, packages = (
         lab.document("environment_table", _ENVIRONMENT, "environment_id", found["environment_id"]) or (None,) * 3
     )
     return RunDetail(
-        **found, artifact_files=[ArtifactFile(**file, url=_url(run_id, file["path"])) for file in files],
+        **found, datasets=[_use(lab, **one) for one in used],
+        artifact_files=[ArtifactFile(**file, url=_url(run_id, file["path"])) for file in files],
         git_diff=git_diff, git_branch=branch, git_remote=remote, python_version=python_version,
         pip_freeze=packages, device_info=device, trashed=trashed,
         ended_at=_text(ended_at) if ended_at else None,
         duration_s=max(0.0, ((ended_at or last_at or started_at) - started_at).total_seconds()),
+    )  # fmt: skip
+
+
+def _use(lab: Lab, dataset: str | None, sha256: str, role: str, name: str) -> DatasetUse:
+    rows = lab.rows("SELECT version FROM base.dataset_table WHERE dataset = ? AND sha256 = ?", [dataset, sha256])
+    return DatasetUse(
+        dataset_id=f"{dataset}@sha256:{sha256}" if dataset else f"sha256:{sha256}", name=name, role=role, sha256=sha256,
+        version=rows[0][0] if rows else None,
     )  # fmt: skip
 
 
@@ -556,14 +578,17 @@ def list_changes(lab: Lab, *, run_id: str | None = None, limit: int = LIMIT_DEFA
         _check_there(lab, run_id)
     lab.make_views()
     rows = lab.con.execute(
-        'SELECT event, "at", "by", via, run_id, kind, field, old, "new", count(*) OVER () FROM changes '
+        'SELECT event, "at", "by", via, run_id, kind, field, old, "new", project_id, dataset_id, count(*) OVER () FROM changes '
         'WHERE $1 IS NULL OR run_id = $1 ORDER BY "at" DESC, event DESC LIMIT $2',
         [run_id, limit],
     ).fetchall()
     found = [
-        Change(event=r[0], at=_text(r[1]), by=r[2], via=r[3], run_id=r[4], kind=r[5], field=r[6], old=r[7], new=r[8])
+        Change(
+            event=r[0], at=_text(r[1]), by=r[2], via=r[3], run_id=r[4], kind=r[5], field=r[6], old=r[7], new=r[8],
+            project_id=r[9], dataset_id=r[10],
+        )
         for r in rows
-    ]
+    ]  # fmt: skip
     return Page(rows=found, total=rows[0][-1] if rows else 0)
 
 

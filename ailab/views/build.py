@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import msgspec
 
-from .. import commits, events
+from .. import commits
 from ..errors import DamageError, FilterError, StoreError
 from ..journal import Envelope, Tail, writer_alive
 from . import scratch, snapshot, wide
-from .fold import ProjectFold, RunFold, Told, removed_by, tell
+from .fold import RunFold, Told, removed_by, tell
+from .register import KINDS as REGISTER_KINDS
+from .register import NAMING_KINDS, Register
 from .rows import ARROW_ROWS, Documents, Key, RunRows, insert, one_row, uid_of
-from .snapshot import CONFIG, States, attach, crash, projects_named, state_keys, statements, write_projects
+from .snapshot import CONFIG, States, attach, crash, state_keys, statements
 from .tables import Tables, literal, points_of_json
 from .wide import quoted
 
@@ -136,9 +138,8 @@ class Lab:
         self.con.execute(statements("tail"))
         self.tail = Tail(self.store, self._covered)
         self.runs: dict[str, RunFold] = {}
-        self.projects: dict[str, ProjectFold] = {}
         self._states: States | None = None
-        self._labels: dict[str, tuple[str, bool]] = {}
+        self._register = Register(self.con, None if self._snapshot is None else "more.register_table")
         self._redacted: set[tuple[str, int]] = set()
         self._purged: set[str] = set()
         self._renamed = False
@@ -160,7 +161,7 @@ class Lab:
         if self._snapshot is not None:
             self._take_up(self._snapshot)
         self._crashed: set[str] = set()
-        text = "SELECT run_id FROM base.run_table WHERE status IN ('running', 'pending')"
+        text = "SELECT run_id FROM base.run_table WHERE status IN ('running', 'pending') AND last_at IS NOT NULL"
         self._open_runs = {row[0] for row in self.con.execute(text).fetchall()}
 
     def _attach(self, path: str, part: str) -> None:
@@ -191,11 +192,6 @@ class Lab:
 
     def _take_up(self, found: Snapshot) -> None:
         self._states = self._states_of
-        self.projects = {fold.project_id: fold for fold in map(ProjectFold.load, found.projects)}
-        self._labels = {
-            project: (name, trashed)
-            for project, name, trashed in self.con.execute("SELECT project_id, name, trashed FROM base.project_table").fetchall()
-        }
         self._redacted = {(segment, seq) for segment, seq in found.redacted}
         self._purged = set(found.purged)
         insert(self.con, "redacted_table", [{"segment": s, "seq": n} for s, n in found.redacted])
@@ -408,23 +404,22 @@ class Lab:
 
     def _read_tail(self) -> None:
         touched: set[str] = set()
-        touched_projects: set[str] = set()
         batch: list[tuple[Segment, Envelope]] = []
         for segment, lines in self.tail.poll():
             if segment.run is not None:
                 self._writers.setdefault(segment.run, {})[segment.birth] = segment
             batch += [(segment, line) for line in lines]
             if len(batch) >= BATCH:
-                self._take_all(batch, touched, touched_projects)
+                self._take_all(batch, touched)
                 batch = []
-        self._take_all(batch, touched, touched_projects)
-        if not touched and not touched_projects and self._gone_runs() == self._crashed:
+        self._take_all(batch, touched)
+        if not touched and not self._register.is_touched and self._gone_runs() == self._crashed:
             return
         self.counts.clear()
         self._make_writable()
         self.con.execute("BEGIN")
         try:
-            touched |= self._write_projects(touched_projects)
+            touched |= self._write_register()
             revived = {run_id for run_id in self._crashed - touched if self._is_written(run_id)}
             self._load(revived)
             touched |= revived
@@ -438,7 +433,7 @@ class Lab:
         self._crashed = gone
         self._rows.documents.flush()
 
-    def _take_all(self, batch: list[tuple[Segment, Envelope]], touched: set[str], touched_projects: set[str]) -> None:
+    def _take_all(self, batch: list[tuple[Segment, Envelope]], touched: set[str]) -> None:
         self._load([line.run for _, line in batch if line.run is not None])
         self._lines += len(batch)
         again: set[str] = set()
@@ -449,18 +444,17 @@ class Lab:
             )
             if line.kind in snapshot.REMOVING_KINDS:
                 again |= self._remove(told, line)
-            if line.run is None and not line.kind.startswith("project."):
-                continue
-            self._take(told, line, touched, touched_projects)
+            if line.run is not None or line.kind in REGISTER_KINDS:
+                self._take(told, line, touched)
         if len(self._pending) > BATCH:
             self._flush()
         for run_id in again:
             self._fold_again(run_id)
             touched.add(run_id)
         if self._renamed:
-            touched_projects |= self._name_again()
+            self._name_again()
 
-    def _take(self, told: Told, line: Envelope, touched: set[str], touched_projects: set[str]) -> None:
+    def _take(self, told: Told, line: Envelope, touched: set[str]) -> None:
         """Fold one event."""
         removed = (told.segment, told.seq) in self._redacted
         try:
@@ -478,36 +472,20 @@ class Lab:
                     return
                 event: Any = fold.take(told, line.data)
                 if line.kind == "run.started" or (line.kind == "run.changed" and event.project):
-                    touched_projects |= self._name_projects(fold)
-            elif line.kind in events.KINDS and not removed:
-                event = msgspec.json.decode(line.data, type=events.KINDS[line.kind])
-                self.projects.setdefault(event.project, ProjectFold(event.project)).take(told, line.data)
-                touched_projects.add(event.project)
+                    self._register.call(fold)
+            elif not removed:
+                self._register.take(told, bytes(line.data))
         except msgspec.DecodeError as problem:
             self._payload_problems.append(f"{line.kind} at {told.event} does not fit its kind: {problem}")
 
-    def _name_projects(self, fold: RunFold) -> set[str]:
-        """Take in the names that a run gave to projects; return those projects."""
-        named = set()
-        for project, place, at, name in projects_named(fold):
-            self.projects.setdefault(project, ProjectFold(project)).name(place, at, name)
-            named.add(project)
-        return named
-
-    def _name_again(self) -> set[str]:
-        """Name all projects anew after events that named some are gone; return all that were there or are."""
-        touched = set(self.projects)
-        before, self.projects = self.projects, {}
-        for project, old in before.items():
-            for told, data in old.words:
-                if (told.segment, told.seq) not in self._redacted:
-                    self.projects.setdefault(project, ProjectFold(project)).take(told, msgspec.Raw(data))
+    def _name_again(self) -> None:
+        """Replay the register, and name all projects anew, after events that it had or that named some are gone."""
+        self._register.again(lambda told: (told.segment, told.seq) in self._redacted)
         known = self.con.execute("SELECT run_id FROM base.run_table WHERE project_id IS NOT NULL").fetchall()
         self._load(row[0] for row in known if row[0] not in self._purged)
         for fold in self.runs.values():
-            touched |= self._name_projects(fold)
+            self._register.call(fold)
         self._renamed = False
-        return touched
 
     def _load(self, run_ids: Iterable[str]) -> None:
         """Take up the folds of runs that the snapshot knows."""
@@ -530,7 +508,7 @@ class Lab:
         self._uncounted.discard(run_id)
         fold = self.runs[run_id]
         if fold.exists:
-            self._keys_of[run_id] = state_keys(fold, self._labels)
+            self._keys_of[run_id] = state_keys(fold, self._register.labels)
 
     @staticmethod
     def _discard(ruined: Snapshot) -> None:
@@ -552,28 +530,27 @@ class Lab:
             self._unstarted = (self._unstarted - set(known)) | unstarted  # another set, so that the views notice
         if self.refreshed_at and len(folds) >= ARROW_ROWS:  # whoever refreshes often gains more than the import costs
             import pyarrow  # noqa: F401
-        for written in self._rows.write(folds, before, self._labels, uncounted=self._uncounted):
+        for written in self._rows.write(folds, before, self._register.labels, uncounted=self._uncounted):
             if written.keys is not None:
                 self._keys_of[written.run_id] = written.keys
             (self._open_runs.add if written.is_open else self._open_runs.discard)(written.run_id)
         self._open_runs -= self._purged
         self._unsummed.update(known)
 
-    def _write_projects(self, touched: set[str]) -> set[str]:
-        """Write the projects; return the runs of those that went into the trash or came out of it, to be written again."""
-        if not touched:
+    def _write_register(self) -> set[str]:
+        """Write the register; return the runs of projects that went into the trash or came out of it, to be written again."""
+        if not self._register.is_touched:
             return set()
-        before, again = self._labels, set()
-        self._labels = write_projects(self.con, self.projects)
-        for project in touched:
-            old, new = before.get(project), self._labels.get(project)
-            if old is None or new is None or old == new:
+        before, again = dict(self._register.labels), set()
+        for project, (old, new) in self._register.settle().items():
+            if old is None or new is None:
                 continue
             if old[1] == new[1]:
                 self.con.execute("UPDATE base.run_table SET project = $1 WHERE project_id = $2", [new[0], project])
             else:
                 rows = self.con.execute("SELECT run_id FROM base.run_table WHERE project_id = $1", [project]).fetchall()
                 again |= {row[0] for row in rows}
+        self._register.write()
         self._load(again)
         for run_id in again & self._uncounted:
             self._uncounted.discard(run_id)
@@ -613,7 +590,7 @@ class Lab:
         self.prepare()
         text = "SELECT run_id, kind FROM event_all WHERE segment = $1 AND seq = $2"
         found = self.con.execute(text, list(redacted)).fetchall()
-        self._renamed |= any(kind in snapshot.NAMING_KINDS or kind in snapshot.PROJECT_KINDS for _, kind in found)
+        self._renamed |= any(kind in NAMING_KINDS or kind in REGISTER_KINDS for _, kind in found)
         return {run_id for run_id, kind in found if run_id is not None and kind not in snapshot.REMOVING_KINDS}
 
     def _fold_again(self, run_id: str) -> None:

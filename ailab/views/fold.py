@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 import re
-from datetime import datetime
+from datetime import datetime  # noqa: TC003  (msgspec reads the annotations of Structs at run time)
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,11 +19,11 @@ import msgspec
 from .. import events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..journal import Envelope, Segment
 
-VERSION = 2
+VERSION = 3
 """Raised when `dump` or what it means changes: what another version wrote is then not read, but computed anew."""
 ENDED = frozenset({"completed", "failed", "killed"})
 INT64_MAX = 2**63
@@ -35,6 +35,27 @@ DECIMAL = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 """A text that is a number."""
 _is_decimal = re.compile(DECIMAL).fullmatch
 _pack = msgspec.msgpack.Encoder().encode
+UNDONE = events.ChangeUndone.kind
+
+
+def undone(said: Sequence[tuple[str, str, str | None]]) -> set[int]:
+    """Which events do not count, because a later undoing that counts itself names them.
+
+    Args:
+        said: (id, kind, id of the event that an undoing names) of each event of one subject, in the order of their places.
+
+    Returns:
+        Their positions in `said`; undoings themselves are among them where they were taken back.
+    """
+    at = {event: i for i, (event, _, _) in enumerate(said)}
+    gone: set[int] = set()
+    for i in range(len(said) - 1, -1, -1):
+        _, kind, target = said[i]
+        if kind == UNDONE and i not in gone and target is not None:
+            found = at.get(target, i)
+            if found < i and said[found][1] in events.UNDOABLE:
+                gone.add(found)
+    return gone
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -284,9 +305,31 @@ class RunFold:
         if not self._sorted:
             self.words.sort(key=self.place_of)
             self._sorted = True
+        if any(word.kind == UNDONE for word in self.words):
+            return self._with_undoings()
+        return self._replay(self.words)
+
+    def _replay(self, words: Iterable[Word]) -> RunState:
         state = RunState(self)
-        for word in self.words:
+        for word in words:
             HANDLERS[word.kind](state, word, word.event)
+        return state
+
+    def _with_undoings(self) -> RunState:
+        """The same where something was taken back: from each undoing on, as if what it names had never been said."""
+        state = RunState(self)
+        said = [
+            (f"{self.names[word.segment]}:{word.seq}", word.kind, word.event.event if word.kind == UNDONE else None)
+            for word in self.words
+        ]
+        for i, word in enumerate(self.words):
+            if word.kind != UNDONE:
+                HANDLERS[word.kind](state, word, word.event)
+                continue
+            gone = undone(said[: i + 1])
+            then = self._replay(other for j, other in enumerate(self.words[:i]) if j not in gone and other.kind != UNDONE)
+            then.follow(state, word)
+            state = then
         return state
 
 
@@ -312,15 +355,15 @@ class RunState:
     """The run as it reads after its events were replayed in the order of their places."""
 
     __slots__ = (
-        "_before", "_final_metrics", "_openings", "_standings", "artifacts", "changes", "codes", "dropped", "fields", "final",
-        "fold", "goals", "notes", "origin", "params", "started", "summary", "tags", "trashed_files",
+        "_before", "_final_metrics", "_openings", "_standings", "artifacts", "changes", "codes", "datasets", "dropped", "fields",
+        "final", "fold", "goals", "notes", "origin", "params", "started", "summary", "tags", "trashed_files",
     )  # fmt: skip
 
     def __init__(self, fold: RunFold) -> None:
         self.fold = fold
         self.fields: dict[str, Any] = {}
         self.params: dict[str, Any] = {}
-        self.tags: dict[str, tuple[Any, datetime, str | None]] = {}
+        self.tags: dict[str, tuple[Any, datetime, str | None, str]] = {}
         self.summary: dict[str, Any] = {}
         self.final: dict[str, Any] = {}
         self.goals: dict[str, Any] = {}
@@ -329,6 +372,7 @@ class RunState:
         self.notes: list[dict[str, Any]] = []
         self.codes: dict[str, events.CodeCaptured] = {}
         self.trashed_files: dict[str, bool] = {}
+        self.datasets: dict[tuple[str, str], dict[str, Any]] = {}
         self.started: tuple[datetime, str] | None = None
         self.origin: events.SegmentOpened | None = None
         self.dropped = 0
@@ -369,7 +413,7 @@ class RunState:
 
     def _take_tags(self, word: Word, tags: dict[str, Any], *, shown: bool = True) -> None:
         for key, value in tags.items():
-            self.tags[key] = (value, word.at, word.by)
+            self.tags[key] = (value, word.at, word.by, self.fold.names[word.segment])
             self._say(word, f"tags.{key}", value if value is not None else True, shown=shown)
 
     # -- one handler per kind ----------------------------------------------------------------------------------------
@@ -490,6 +534,27 @@ class RunState:
         """Can."""
         self._set(word, "protected", False)
 
+    def on_used(self, word: Word, event: events.DatasetUsed) -> None:
+        """A content and a role, once."""
+        self.datasets.setdefault((event.sha256, event.role), {
+            "dataset": event.dataset, "sha256": event.sha256, "role": event.role, "name": event.name, "at": word.at,
+        })  # fmt: skip
+
+    def on_undone(self, _word: Word, _event: events.ChangeUndone) -> None:
+        """Seen where a run with undoings is replayed."""
+
+    def follow(self, before: RunState, word: Word) -> None:
+        """Take the place of another state at an undoing: its changes stay, and what reads differently now is one more."""
+        self.changes = before.changes
+        now, then = self._visible(), before._visible()
+        for field in sorted(now.keys() | then.keys()):
+            if now.get(field) != then.get(field):
+                self._change(word, field, then.get(field), now.get(field))
+
+    def _visible(self) -> dict[str, Any]:
+        """Every field that changes speak of, as it reads."""
+        return {**self._before, **{f"params.{key}": value for key, value in self.params.items()}}
+
     def on_dropped(self, _word: Word, event: events.WritesDropped) -> None:
         """Counted."""
         self.dropped += event.count
@@ -530,74 +595,9 @@ HANDLERS: dict[str, Callable[[RunState, Word, Any], None]] = {
     "code.captured": RunState.on_code, "note.changed": RunState.on_note, "tags.changed": RunState.on_tags,
     "run.flagged": RunState.on_flagged, "run.renamed": RunState.on_renamed, "run.trashed": RunState.on_trashed,
     "run.restored": RunState.on_restored, "run.protected": RunState.on_protected, "run.unprotected": RunState.on_unprotected,
-    "writes.dropped": RunState.on_dropped,
+    "writes.dropped": RunState.on_dropped, "dataset.used": RunState.on_used, UNDONE: RunState.on_undone,
 }  # fmt: skip
 """The kinds whose events a run keeps, and what each does to it."""
-
-
-class ProjectFold:
-    """The state of one project: named by its first run or by `project.created`."""
-
-    __slots__ = ("created_at", "first_name", "project_id", "words")
-
-    def __init__(self, project_id: str) -> None:
-        self.project_id = project_id
-        self.first_name: tuple[tuple[int, str, int], str] | None = None
-        self.created_at: datetime | None = None
-        self.words: list[tuple[Told, bytes]] = []
-
-    def name(self, place: tuple[int, str, int], at: datetime, name: str) -> None:
-        """A run or a person named the project."""
-        if self.first_name is None or place < self.first_name[0]:
-            self.first_name = (place, name)
-            self.created_at = at
-
-    def take(self, told: Told, data: msgspec.Raw) -> None:
-        """Add one event about the project."""
-        event = _decoders[told.kind].decode(data)
-        if isinstance(event, events.ProjectCreated) and event.name:
-            self.name(told.place, told.at, event.name)
-        self.words.append((told, bytes(data)))
-
-    def dump(self) -> Any:
-        """What is known of the project, for `load`."""
-        return self.project_id, self.first_name, self.created_at, self.words
-
-    @classmethod
-    def load(cls, content: Any) -> ProjectFold:
-        """Take up what `dump` gave, as JSON gives it back."""
-        project_id, first_name, created_at, words = content
-        fold = cls(project_id)
-        if first_name is not None:
-            fold.first_name = (tuple(first_name[0]), first_name[1])
-        fold.created_at = msgspec.convert(created_at, datetime | None)
-        fold.words = [msgspec.convert(word, tuple[Told, bytes]) for word in words]
-        return fold
-
-    def replay(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """(the project as one row, what was changed of it, oldest first)."""
-        first = self.first_name and self.first_name[1]
-        now: dict[str, Any] = {}
-        before: dict[str, Any] = {"name": first}
-        changes: list[dict[str, Any]] = []
-        for told, data in sorted(self.words, key=lambda word: word[0].place):
-            event: Any = _decoders[told.kind].decode(data)
-            if isinstance(event, events.ProjectTrashed | events.ProjectRestored):
-                said: dict[str, Any] = {"trashed": isinstance(event, events.ProjectTrashed)}
-            else:
-                label = (event.name or None) if isinstance(event, events.ProjectChanged) else None
-                said = {k: v for k, v in (("name", label), ("description", event.description)) if v is not None}
-            for field, value in said.items():
-                changes.append({
-                    "event": told.event, "at": told.at, "by": told.by, "via": told.via, "kind": told.kind, "field": field,
-                    "old": before.get(field), "new": value,
-                })  # fmt: skip
-                before[field] = now[field] = value
-        row = {
-            "project_id": self.project_id, "name": now.get("name") or first or self.project_id,
-            "description": now.get("description"), "created_at": self.created_at, "trashed": bool(now.get("trashed")),
-        }  # fmt: skip
-        return row, changes
 
 
 def removed_by(kind: str, run: str | None, data: bytes | str) -> tuple[str | None, tuple[str, int] | None]:

@@ -144,7 +144,10 @@ class Documents:
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What there is to remember of a row: whether the run has no end yet, and the names that it counts for, if it was counted."""
+    """What there is to remember of a row: the names that it counts for, if it was counted, and whether its run may crash.
+
+    `is_open` says that the run has no end yet, and lines in segments of its own: any other one has no writer to lose.
+    """
 
     run_id: str
     is_open: bool
@@ -187,6 +190,7 @@ class RunRow(msgspec.Struct, gc=False):
     notes: str | None
     artifacts: str | None
     changes: str | None
+    datasets: str | None
     detail: str
 
 
@@ -229,8 +233,11 @@ class RunRows:
             get("dataset"), environment, code, git_hash, command, get("wandb_url"), get("note"), get("description"),
             standing.error, own_trashed or project_trashed, own_trashed, bool(get("protected", False)), state.dropped,
             any(not file["trashed"] for file in files), _text({k: v for k, v in state.goals.items() if v}),
-            _text([{"key": k, "value": text_of(v), "at": at, "by": by} for k, (v, at, by) in sorted(state.tags.items())]),
-            _text(state.notes), _text(files), _text(state.changes), "",
+            _text([
+                {"key": k, "value": text_of(v), "at": at, "by": by, "segment": segment}
+                for k, (v, at, by, segment) in sorted(state.tags.items())
+            ]),
+            _text(state.notes), _text(files), _text(state.changes), _text(list(state.datasets.values())), "",
         )  # fmt: skip
         row.detail = _encode(_detail(state, row, files)).decode()
         return row
@@ -266,7 +273,7 @@ class RunRows:
             self._fill(hot, len(rows), "params", state.params, text_of)
             self._fill(hot, len(rows), "metrics", state.final_metrics(), _double)
             rows.append(row)
-            written.append(Written(row.run_id, row.status not in ENDED, keys))
+            written.append(Written(row.run_id, row.status not in ENDED and row.last_at is not None, keys))
         if rows:
             columns = dict(zip(RunRow.__struct_fields__, zip(*map(msgspec.structs.astuple, rows), strict=True), strict=True))
             insert_columns(self.con, f"{self.schema}.run_table", {**columns, **hot}, self._types())
@@ -356,6 +363,7 @@ class Detail(msgspec.Struct, frozen=True, gc=False):
     error: Any
     environment_id: Any
     protected: bool
+    datasets: list[dict[str, Any]]
     git_hash: None = None
     status: str = ""
     project: None = None
@@ -369,10 +377,10 @@ def _detail(state: RunState, row: RunRow, files: list[dict[str, Any]]) -> Detail
     ]
     return Detail(
         row.run_id, started, started, row.name or "", dict(sorted(state.params.items())), state.final_metrics(),
-        {key: text_of(value) for key, (value, _, _) in sorted(state.tags.items())}, row.dropped, shown,
+        {key: text_of(value) for key, (value, *_) in sorted(state.tags.items())}, row.dropped, shown,
         list(dict.fromkeys(file["logged"] for file in files if not file["trashed"])), row.command, row.dataset_id, row.wandb_url,
         row.note, row.project_id, row.description, row.group, row.parent_run_id, row.seed, row.user, row.host, row.error,
-        row.environment_id, row.protected,
+        row.environment_id, row.protected, [{k: v for k, v in one.items() if k != "at"} for one in state.datasets.values()],
     )  # fmt: skip
 
 

@@ -27,24 +27,25 @@ from zlib import crc32
 import duckdb
 import msgspec
 
-from .. import blobs, commits, events
+from .. import blobs, commits
 from ..errors import DamageError
 from ..segments import Span, stated_crc
 from ..store import run_of_segment, segment_name, sync_folder
 from . import scratch
-from .fold import VERSION, ProjectFold, RunFold, removed_by
+from .fold import VERSION, RunFold, removed_by
+from .register import KINDS as REGISTER_KINDS
+from .register import Register
 from .rows import Documents, RunRows, insert, keys_of, one_row, project_of, uid_of
 from .tables import CHUNK, Tables, literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from ..commits import Chosen, Commit
     from ..store import Store
     from .rows import Key
 
-LAYOUT = 5
+LAYOUT = 6
 """Raised when the tables of a snapshot change."""
 SMALL_RUNS, SMALL_BLOCK, LARGE_BLOCK = 5_000, 16_384, 262_144
 """A file has a block or more for each column, so with few runs large blocks are mostly empty."""
@@ -55,8 +56,6 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": "false",
 }
 """DuckDB looks for extensions on the network otherwise, and hangs for seconds without one."""
-PROJECT_KINDS = ("project.created", "project.changed", "project.trashed", "project.restored")
-NAMING_KINDS = ("run.started", "run.changed")
 REMOVING_KINDS = ("event.redacted", "run.purged")
 _CRC = struct.Struct("<I")
 
@@ -80,7 +79,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     unusable: list[str]
     runs: int
     files: list[File]
-    projects: list[Any]
     redacted: list[tuple[str, int]]
     purged: list[str]
     unstarted: list[str] = []
@@ -275,7 +273,6 @@ class _Maker:
         self.con.execute("SET timezone = 'UTC'")
         self.con.execute(f"SET temp_directory = {literal(self.scratch)}")
         self.con.execute("SET preserve_insertion_order = true")
-        self.projects: dict[str, ProjectFold] = {}
         self.redacted: set[tuple[str, int]] = set()
         self.purged: set[str] = set()
         self.unstarted: set[str] = set()
@@ -303,18 +300,18 @@ class _Maker:
             older, fresh = None, self.chosen
         tables = self._tables(fresh)
         self._removing(tables)
-        flipped = self._read_projects(tables, older)
+        flipped = self._read_register(tables, older)
         if older is not None and (self.redacted or self.purged or flipped):  # it changes what was folded before
             older, tables = None, self._tables(self.chosen)
             self._removing(tables)
-            self._read_projects(tables, None)
+            self._read_register(tables, None)
         runs = [run for run in tables.runs(self.con) if run not in self.purged]
         self._states = open(os.path.join(self.scratch, "states"), "xb")  # noqa: SIM115  (closed in __exit__)
         rows = RunRows(self.con, "base", Documents(self.store, self.con, "more", None, self.problems))
         if older is not None:
             self._take_over(older, runs, rows)
         self._fold(tables, runs, rows, older, progress)
-        self._project_rows()
+        self._register_rows(older)
         return self._publish(rows, unusable, began)
 
     def _tables(self, spans: Chosen) -> Tables:
@@ -327,15 +324,21 @@ class _Maker:
             known = Tables(self.store, records, first).headers_of(self.con, late)
         return Tables(self.store, {name: self.records[name] for name in names}, spans, known)
 
-    def _read_projects(self, tables: Tables, older: Snapshot | None) -> bool:
-        """Take in what was said of projects; return whether one went into the trash or came out of it."""
-        known = older.projects if older is not None else []
-        self.projects = {fold.project_id: fold for fold in map(ProjectFold.load, known)}
-        before = {project: fold.replay()[0]["trashed"] for project, fold in self.projects.items()}
-        for told, data in tables.without_run(self.con, PROJECT_KINDS):
+    def _read_register(self, tables: Tables, older: Snapshot | None) -> bool:
+        """Take in what was said of no run; return whether a project went into the trash or came out of it."""
+        for table in (*Register.tables, "register_table"):
+            schema = "more" if table == "register_table" else "base"
+            self.con.execute(f"DELETE FROM {schema}.{table}")  # noqa: S608
+            if older is not None:
+                self.con.execute(f"INSERT INTO {schema}.{table} SELECT * FROM old_{schema}.{table}")  # noqa: S608
+        self.register = Register(self.con, None if older is None else "more.register_table")
+        for told, data in tables.without_run(self.con, tuple(REGISTER_KINDS)):
             if (told.segment, told.seq) not in self.redacted:
-                self._project(told, data)
-        return any(self.projects[project].replay()[0]["trashed"] != trashed for project, trashed in before.items())
+                try:
+                    self.register.take(told, data)
+                except msgspec.DecodeError as problem:
+                    self.problems.append(f"{told.kind} at {told.event} does not fit its kind: {problem}")
+        return any(old is not None and new is not None and old[1] != new[1] for old, new in self.register.settle().values())
 
     # -- what is new -------------------------------------------------------------------------------------------------
 
@@ -427,11 +430,11 @@ class _Maker:
         for start in range(0, len(runs), CHUNK):
             chunk = runs[start : start + CHUNK]
             folds = self._loaded(chunk) if older is not None else {}
-            labels = self._labels()
-            before = [key for fold in folds.values() if fold.exists for key in state_keys(fold, labels)]
+            self.register.settle()
+            before = [key for fold in folds.values() if fold.exists for key in state_keys(fold, self.register.labels)]
             self.problems += tables.fold(self.con, chunk, folds, headers=headers, redacted=frozenset(self.redacted))
             for fold in folds.values():
-                self._name_projects(fold)
+                self.register.call(fold)
             self._write(rows, folds, before, live)
             if progress is not None:
                 progress(min(start + CHUNK, len(runs)), len(runs))
@@ -446,21 +449,6 @@ class _Maker:
                 raise DamageError("bad-checksum", path="states", offset=at, detail=f"the state of run {run_id}")
             found[run_id] = fold
         return found
-
-    def _labels(self) -> dict[str, tuple[str, bool]]:
-        replayed = {project: fold.replay()[0] for project, fold in self.projects.items()}
-        return {project: (row["name"], row["trashed"]) for project, row in replayed.items()}
-
-    def _name_projects(self, fold: RunFold) -> None:
-        for named in projects_named(fold):
-            self.projects.setdefault(named[0], ProjectFold(named[0])).name(*named[1:])
-
-    def _project(self, told: Any, data: bytes) -> None:
-        try:
-            event: Any = msgspec.json.decode(data, type=events.KINDS[told.kind])
-            self.projects.setdefault(event.project, ProjectFold(event.project)).take(told, msgspec.Raw(data))
-        except msgspec.DecodeError as problem:
-            self.problems.append(f"{told.kind} at {told.event} does not fit its kind: {problem}")
 
     def _live_runs(self) -> set[str]:
         """Runs that have a segment whose bytes are not all in tables: only those may have a living writer."""
@@ -477,15 +465,24 @@ class _Maker:
             summaries += [{"run_id": run_id, **series.row(key)} for key, series in fold.series.items()] if fold.exists else []
         self._insert_states(states)
         insert(self.con, "more.summary_table", summaries)
-        written = rows.write([fold for fold in folds.values() if fold.exists], before, self._labels())
+        self.register.settle()
+        written = rows.write([fold for fold in folds.values() if fold.exists], before, self.register.labels)
         rows.documents.flush()
         crash(self.con, [row.run_id for row in written if row.is_open and row.run_id not in live])
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def _project_rows(self) -> None:
-        """Projects as they are now; runs that were taken over follow their project's label and trash."""
-        write_projects(self.con, self.projects)
+    def _register_rows(self, older: Snapshot | None) -> None:
+        """The register as it is now; runs that were taken over follow their project's label and trash."""
+        self.register.write()
+        states = self.register.states()
+        if older is not None:
+            self.con.execute(
+                "DELETE FROM more.register_table r USING (SELECT unnest($1::VARCHAR[]) a, unnest($2::VARCHAR[]) n) "
+                "WHERE r.about = a AND r.name = n",
+                [[row["about"] for row in states], [row["name"] for row in states]],
+            )
+        insert(self.con, "more.register_table", states)
         self.con.execute("""
             UPDATE base.run_table SET project = p.name, trashed = own_trashed OR p.trashed
             FROM base.project_table p
@@ -517,7 +514,7 @@ class _Maker:
         found = Snapshot(
             layout=LAYOUT, fold=VERSION, engine=duckdb.__version__, at=time.time(), commits=sorted(self.records),
             unusable=unusable, runs=runs, files=files,
-            projects=[fold.dump() for fold in self.projects.values()], redacted=sorted(self.redacted),
+            redacted=sorted(self.redacted),
             purged=sorted(self.purged), unstarted=sorted(self.unstarted), problems=self.problems,
             seconds=time.monotonic() - began,
         )  # fmt: skip
@@ -550,14 +547,6 @@ class _Maker:
         con.execute("DETACH out")
 
 
-def projects_named(fold: RunFold) -> Iterator[tuple[str, tuple[int, str, int], datetime, str]]:
-    """(project, place, time, name) of every name that a run gave to a project; none as long as the run is not there."""
-    if fold.exists:
-        for word in fold.words:
-            if word.kind in NAMING_KINDS and (name := word.event.project):
-                yield project_of(name), fold.place_of(word), word.at, name
-
-
 def state_keys(fold: RunFold, projects: Mapping[str, tuple[str, bool]]) -> list[Key]:
     """The names that a run counts for; `projects` tells label and trash of each project."""
     state = fold.state()
@@ -574,16 +563,6 @@ def crash(con: duckdb.DuckDBPyConnection, runs: Sequence[str]) -> None:
             "UPDATE base.run_table SET status = 'crashed', ended_at = last_at WHERE uid IN (SELECT unnest($1::UUID[]))",
             [[uid_of(run) for run in runs]],
         )
-
-
-def write_projects(con: duckdb.DuckDBPyConnection, projects: Mapping[str, ProjectFold]) -> dict[str, tuple[str, bool]]:
-    """Write all projects that something named, and their changes; return label and trash of each."""
-    replayed = [fold.replay() for _, fold in sorted(projects.items()) if fold.first_name is not None]
-    con.execute("DELETE FROM base.project_table")
-    con.execute("DELETE FROM base.project_change_table")
-    insert(con, "base.project_table", [row for row, _ in replayed])
-    insert(con, "base.project_change_table", [change for _, changes in replayed for change in changes])
-    return {row["project_id"]: (row["name"], row["trashed"]) for row, _ in replayed}
 
 
 def spans_of(con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> dict[str, Span]:

@@ -4,22 +4,35 @@
 -- Every column of a view has its comment in the block behind it; `wide`, `event_all` and `point_all` are made by build.py: the
 -- columns of the first are data, the others go over tables and what came after them.
 
--- part: base  (one row per run and project: a file, of which each reader has a copy, or memory)
+-- part: base  (one row per run, project, dataset version, token: a file, of which each reader has a copy, or memory)
 CREATE TABLE base.run_table (
     uid UUID, run_id VARCHAR, name VARCHAR, project_id VARCHAR, project VARCHAR, status VARCHAR, started_at TIMESTAMP,
     ended_at TIMESTAMP, last_at TIMESTAMP, "user" VARCHAR, host VARCHAR, seed HUGEINT, "group" VARCHAR, parent_run_id VARCHAR,
     dataset_id VARCHAR, environment_id VARCHAR, code_id VARCHAR, git_hash VARCHAR, command VARCHAR, wandb_url VARCHAR,
     note VARCHAR, description VARCHAR, error VARCHAR, trashed BOOLEAN, own_trashed BOOLEAN, protected BOOLEAN, dropped BIGINT,
-    has_artifacts BOOLEAN, goals VARCHAR, tags VARCHAR, notes VARCHAR, artifacts VARCHAR, changes VARCHAR, detail VARCHAR
+    has_artifacts BOOLEAN, goals VARCHAR, tags VARCHAR, notes VARCHAR, artifacts VARCHAR, changes VARCHAR, datasets VARCHAR,
+    detail VARCHAR
 );
 CREATE TABLE base.project_table (project_id VARCHAR, name VARCHAR, description VARCHAR, created_at TIMESTAMP, trashed BOOLEAN);
-CREATE TABLE base.project_change_table (
-    "event" VARCHAR, "at" TIMESTAMP, "by" VARCHAR, via VARCHAR, kind VARCHAR, field VARCHAR, old JSON, "new" JSON
+CREATE TABLE base.dataset_table (
+    dataset_id VARCHAR, dataset VARCHAR, name VARCHAR, version BIGINT, sha256 VARCHAR, size BIGINT, format VARCHAR, "rows" BIGINT,
+    schema JSON, file VARCHAR, description VARCHAR, tags JSON, metadata JSON, project_id VARCHAR, parent_id VARCHAR,
+    created_at TIMESTAMP, "by" VARCHAR, "event" VARCHAR, own_trashed BOOLEAN
+);
+CREATE TABLE base.token_table (
+    token VARCHAR, sha256 VARCHAR, role VARCHAR, name VARCHAR, project_id VARCHAR, created_at TIMESTAMP, "by" VARCHAR,
+    revoked_at TIMESTAMP
+);
+CREATE TABLE base.accepted_table (segment VARCHAR, "by" VARCHAR);
+CREATE TABLE base.subject_change_table (
+    about VARCHAR, name VARCHAR, version VARCHAR, "event" VARCHAR, "at" TIMESTAMP, "by" VARCHAR, via VARCHAR, kind VARCHAR,
+    field VARCHAR, old JSON, "new" JSON
 );
 CREATE TABLE base.column_table (kind VARCHAR, key VARCHAR, column_name VARCHAR);
 CREATE TABLE base.key_table (kind VARCHAR, key VARCHAR, type VARCHAR, uses BIGINT);
 
 -- part: more  (what a snapshot has besides: a file that is only read, or memory)
+CREATE TABLE more.register_table (about VARCHAR, name VARCHAR, state VARCHAR);
 CREATE TABLE more.state_table (uid UUID, run_id VARCHAR, "at" BIGINT, bytes BIGINT);
 CREATE TABLE more.span_table (segment VARCHAR, "end" BIGINT, lines BIGINT, seq BIGINT, crc BIGINT, sealed BOOLEAN);
 CREATE TABLE more.summary_table (
@@ -56,12 +69,13 @@ SELECT run_id, name, project_id, project, status, started_at, ended_at, last_at,
                        lambda e: TRY_CAST(e.value ->> '$' AS DOUBLE) IS NOT NULL OR e.value IN ('true', 'false')),
            lambda e: {k: e.key, v: CASE e.value WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST(e.value ->> '$' AS DOUBLE) END}
        )) AS metrics,
-       from_json(tags, '[{"key":"VARCHAR","value":"VARCHAR","at":"TIMESTAMP","by":"VARCHAR"}]') AS tags,
+       from_json(tags, '[{"key":"VARCHAR","value":"VARCHAR","at":"TIMESTAMP","by":"VARCHAR","segment":"VARCHAR"}]') AS tags,
        from_json(notes, '[{"event":"VARCHAR","at":"TIMESTAMP","by":"VARCHAR","via":"VARCHAR","note":"VARCHAR"}]') AS notes,
        from_json(artifacts, '[{"path":"VARCHAR","logged":"VARCHAR","kind":"VARCHAR","name":"VARCHAR","size":"BIGINT","sha256":"VARCHAR",
                                "version":"BIGINT","at":"TIMESTAMP","trashed":"BOOLEAN","reference":"BOOLEAN"}]') AS artifacts,
        from_json(changes, '[{"event":"VARCHAR","at":"TIMESTAMP","by":"VARCHAR","via":"VARCHAR","kind":"VARCHAR","field":"VARCHAR",
                              "old":"JSON","new":"JSON"}]') AS changes,
+       from_json(datasets, '[{"dataset":"VARCHAR","sha256":"VARCHAR","role":"VARCHAR","name":"VARCHAR","at":"TIMESTAMP"}]') AS datasets,
        detail::JSON -> '$.params' AS params, detail::JSON -> '$.final_metrics' AS final_metrics
 FROM base.run_table;
 CREATE OR REPLACE VIEW summary_now AS
@@ -161,7 +175,9 @@ COMMENT ON COLUMN metric_summary.count IS 'number of points';
 COMMENT ON COLUMN metric_summary.last_step IS 'greatest step given';
 
 CREATE OR REPLACE VIEW tags AS
-SELECT run_id, t."key" AS key, t."value" AS value, t."at" AS "at", t."by" AS "by" FROM (SELECT run_id, unnest(tags) AS t FROM run_now WHERE tags IS NOT NULL);
+SELECT run_id, t."key" AS key, t."value" AS value, t."at" AS "at", coalesce(a."by", t."by") AS "by"
+FROM (SELECT run_id, unnest(tags) AS t FROM run_now WHERE tags IS NOT NULL)
+LEFT JOIN base.accepted_table a ON a.segment = t.segment;
 COMMENT ON VIEW tags IS 'one row per run and tag that is set';
 COMMENT ON COLUMN tags.run_id IS 'the run''s id';
 COMMENT ON COLUMN tags.key IS 'the tag';
@@ -170,8 +186,9 @@ COMMENT ON COLUMN tags."at" IS 'when it was set, UTC';
 COMMENT ON COLUMN tags."by" IS 'who set it, where that is known';
 
 CREATE OR REPLACE VIEW notes AS
-SELECT run_id, n."event" AS event, n."at" AS "at", n."by" AS "by", n.via AS via, n.note AS note
-FROM (SELECT run_id, unnest(notes) AS n FROM run_now WHERE notes IS NOT NULL);
+SELECT run_id, n."event" AS event, n."at" AS "at", coalesce(a."by", n."by") AS "by", n.via AS via, n.note AS note
+FROM (SELECT run_id, unnest(notes) AS n FROM run_now WHERE notes IS NOT NULL)
+LEFT JOIN base.accepted_table a ON a.segment = regexp_replace(n."event", ':[0-9]+$', '');
 COMMENT ON VIEW notes IS 'every version of every note';
 COMMENT ON COLUMN notes.run_id IS 'the run''s id';
 COMMENT ON COLUMN notes.event IS 'id of the event, SEGMENT:SEQ';
@@ -203,6 +220,73 @@ COMMENT ON COLUMN projects.description IS 'what it is about';
 COMMENT ON COLUMN projects.created_at IS 'when it was first named, UTC';
 COMMENT ON COLUMN projects.trashed IS 'whether it is in the trash';
 
+CREATE OR REPLACE VIEW datasets AS
+SELECT d.dataset_id, d.dataset, d.name, d.version, d.sha256, d.size, d.format, d."rows" AS "rows", d.schema AS schema, d.description,
+       d.tags, d.metadata, d.project_id, p.name AS project, d.parent_id, d.file, d.created_at,
+       coalesce(a."by", d."by") AS "by", d.own_trashed OR coalesce(p.trashed, false) AS trashed
+FROM base.dataset_table d
+LEFT JOIN base.project_table p ON p.project_id = d.project_id
+LEFT JOIN base.accepted_table a ON a.segment = regexp_replace(d."event", ':[0-9]+$', '');
+COMMENT ON VIEW datasets IS 'one row per version of a dataset, trashed ones too';
+COMMENT ON COLUMN datasets.dataset_id IS 'DATASET@sha256:HEX, which always means this content';
+COMMENT ON COLUMN datasets.dataset IS 'id of the dataset, made from its first name';
+COMMENT ON COLUMN datasets.name IS 'label of the dataset as it is now';
+COMMENT ON COLUMN datasets.version IS '1 for the first content under this name, then 2 …';
+COMMENT ON COLUMN datasets.sha256 IS 'SHA-256 of its bytes';
+COMMENT ON COLUMN datasets.size IS 'bytes';
+COMMENT ON COLUMN datasets.format IS 'csv, json, ndjson or parquet';
+COMMENT ON COLUMN datasets."rows" IS 'number of rows';
+COMMENT ON COLUMN datasets.schema IS 'its columns as JSON: name, type, nullable, nulls, distinct, min, max, examples';
+COMMENT ON COLUMN datasets.description IS 'what it is';
+COMMENT ON COLUMN datasets.tags IS 'its tags as a JSON object';
+COMMENT ON COLUMN datasets.metadata IS 'what else was said of it, a JSON object';
+COMMENT ON COLUMN datasets.project_id IS 'id of the project that it belongs to, if any';
+COMMENT ON COLUMN datasets.project IS 'label of that project';
+COMMENT ON COLUMN datasets.parent_id IS 'the version before it';
+COMMENT ON COLUMN datasets.file IS 'name of the file as it came';
+COMMENT ON COLUMN datasets.created_at IS 'when it was registered, UTC';
+COMMENT ON COLUMN datasets."by" IS 'who registered it, where that is known';
+COMMENT ON COLUMN datasets.trashed IS 'whether it, or its project, is in the trash';
+
+CREATE OR REPLACE VIEW dataset_uses AS
+SELECT run_id, coalesce(u.dataset || '@', '') || 'sha256:' || u.sha256 AS dataset_id, u.dataset AS dataset, u.sha256 AS sha256, u.role AS role,
+       u."name" AS name, u."at" AS "at"
+FROM (SELECT run_id, unnest(datasets) AS u FROM run_now WHERE datasets IS NOT NULL);
+COMMENT ON VIEW dataset_uses IS 'one row per run, content that it read, and role';
+COMMENT ON COLUMN dataset_uses.run_id IS 'the run''s id';
+COMMENT ON COLUMN dataset_uses.dataset_id IS 'the version, as in datasets';
+COMMENT ON COLUMN dataset_uses.dataset IS 'id of the dataset, where one was meant';
+COMMENT ON COLUMN dataset_uses.sha256 IS 'SHA-256 of its bytes';
+COMMENT ON COLUMN dataset_uses.role IS 'training, validation, test …';
+COMMENT ON COLUMN dataset_uses.name IS 'the text given, such as iris@v2';
+COMMENT ON COLUMN dataset_uses."at" IS 'when, UTC';
+
+CREATE OR REPLACE VIEW system_metrics AS
+SELECT run_id, e.key AS key, "at" AS "time",
+       CASE e.value WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST(e.value ->> '$' AS DOUBLE) END AS value
+FROM (
+    SELECT run_id, "at", unnest(map_entries(from_json(data -> '$.values', '"MAP(VARCHAR,JSON)"'))) AS e
+    FROM event_all WHERE kind = 'system_metrics.logged' AND run_id IS NOT NULL
+) WHERE CASE e.value WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST(e.value ->> '$' AS DOUBLE) END IS NOT NULL;
+COMMENT ON VIEW system_metrics IS 'one row per figure of the machine that a run was logged with';
+COMMENT ON COLUMN system_metrics.run_id IS 'the run''s id';
+COMMENT ON COLUMN system_metrics.key IS 'cpu, memory …';
+COMMENT ON COLUMN system_metrics."time" IS 'when, UTC';
+COMMENT ON COLUMN system_metrics.value IS 'the figure, in the unit that its name says';
+
+CREATE OR REPLACE VIEW console AS
+SELECT run_id, "at" AS "time", data ->> '$.stream' AS stream,
+       unnest(from_json(data -> '$.lines', '["VARCHAR"]')) AS line,
+       segment || ':' || seq AS event, generate_subscripts(from_json(data -> '$.lines', '["VARCHAR"]'), 1) AS n
+FROM event_all WHERE kind = 'console_lines.logged' AND run_id IS NOT NULL;
+COMMENT ON VIEW console IS 'one row per line that a run printed';
+COMMENT ON COLUMN console.run_id IS 'the run''s id';
+COMMENT ON COLUMN console."time" IS 'when it was kept, UTC';
+COMMENT ON COLUMN console.stream IS 'stdout or stderr';
+COMMENT ON COLUMN console.line IS 'the line';
+COMMENT ON COLUMN console.event IS 'id of the event, SEGMENT:SEQ';
+COMMENT ON COLUMN console.n IS 'place of the line in its event, from 1';
+
 CREATE OR REPLACE VIEW environments AS SELECT environment_id, python_version, packages, device, host FROM environment_now;
 COMMENT ON VIEW environments IS 'one row per environment that runs ran in';
 COMMENT ON COLUMN environments.environment_id IS 'SHA-256 of its content';
@@ -212,22 +296,28 @@ COMMENT ON COLUMN environments.device IS 'processor, memory and accelerators as 
 COMMENT ON COLUMN environments.host IS 'name of the machine';
 
 CREATE OR REPLACE VIEW changes AS
-SELECT c."event" AS event, c."at" AS "at", c."by" AS "by", c.via AS via, run_id, c.kind AS kind, c.field AS field,
-       coalesce(c.old ->> '$', CAST(c.old AS VARCHAR)) AS old, coalesce(c."new" ->> '$', CAST(c."new" AS VARCHAR)) AS "new"
-FROM (SELECT run_id, unnest(changes) AS c FROM run_now WHERE changes IS NOT NULL)
-UNION ALL
-SELECT "event", "at", "by", via, NULL, kind, field, coalesce(old ->> '$', CAST(old AS VARCHAR)), coalesce("new" ->> '$', CAST("new" AS VARCHAR))
-FROM base.project_change_table;
+SELECT c."event" AS event, c."at" AS "at", coalesce(a."by", c."by") AS "by", c.via AS via, run_id, c.kind AS kind, c.field AS field,
+       coalesce(c.old ->> '$', CAST(c.old AS VARCHAR)) AS old, coalesce(c."new" ->> '$', CAST(c."new" AS VARCHAR)) AS "new",
+       project_id, dataset_id
+FROM (
+    SELECT run_id, NULL::VARCHAR AS project_id, NULL::VARCHAR AS dataset_id, unnest(changes) AS c FROM run_now WHERE changes IS NOT NULL
+    UNION ALL
+    SELECT NULL, CASE about WHEN 'project' THEN name END, CASE about WHEN 'dataset' THEN name || coalesce('@sha256:' || version, '') END,
+           {'event': "event", 'at': "at", 'by': "by", 'via': via, 'kind': kind, 'field': field, 'old': old, 'new': "new"}
+    FROM base.subject_change_table
+) LEFT JOIN base.accepted_table a ON a.segment = regexp_replace(c."event", ':[0-9]+$', '');
 COMMENT ON VIEW changes IS 'one row per field that was changed after it was first set';
 COMMENT ON COLUMN changes.event IS 'id of the event, SEGMENT:SEQ';
 COMMENT ON COLUMN changes."at" IS 'when, UTC';
 COMMENT ON COLUMN changes."by" IS 'who, where that is known';
 COMMENT ON COLUMN changes.via IS 'sdk, cli, http, agent, import or server';
-COMMENT ON COLUMN changes.run_id IS 'the run; NULL for a project';
+COMMENT ON COLUMN changes.run_id IS 'the run; NULL where a project or dataset was changed';
 COMMENT ON COLUMN changes.kind IS 'kind of the event';
 COMMENT ON COLUMN changes.field IS 'what was changed: note, name, tags.KEY, params.KEY, trashed …';
 COMMENT ON COLUMN changes.old IS 'the value before; NULL where there was none';
 COMMENT ON COLUMN changes."new" IS 'the value after; NULL where it was taken away';
+COMMENT ON COLUMN changes.project_id IS 'the project that was changed';
+COMMENT ON COLUMN changes.dataset_id IS 'the dataset that was changed, or its version';
 
 CREATE OR REPLACE VIEW events AS SELECT segment || ':' || seq AS event, segment, seq, "at", clock, kind, run_id, "by", via, data FROM event_all;
 COMMENT ON VIEW events IS 'everything that happened, one row per event';

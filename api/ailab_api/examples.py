@@ -5,6 +5,7 @@ from __future__ import annotations
 from ailab.queries import (
     ArtifactFile,
     Change,
+    DatasetUse,
     Health,
     LeaderboardRow,
     MetricPoint,
@@ -18,6 +19,7 @@ RUN_ID = "06d3v8k2m4q7t9w1x5z0a2c4e6"
 OTHER_ID = "06d3v8f0n2p5r8s3v6y1b4d7g9"
 PATH = "checkpoints/svm_metrics.csv"
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+DATASET_ID = f"iris@sha256:{SHA256}"
 AT = "2026-11-20T09:30:00.000000Z"
 LATER = "2026-11-20T09:30:12.500000Z"
 _METRICS: dict[str, Number] = {"accuracy": 0.97, "val_loss": 0.12}
@@ -44,6 +46,7 @@ DETAIL = RunDetail(
     parent_run_id=None, seed=42, started_at=AT, ended_at=LATER, duration_s=12.5, user="ada", host="lab", error=None,
     environment_id=SHA256, git_branch="main", git_remote="https://example.org/lab/iris.git", points_dropped=0, trashed=False,
     protected=False, artifact_files=[FILE],
+    datasets=[DatasetUse(dataset_id=DATASET_ID, name="iris@v1", version=1, sha256=SHA256, role="training")],
 )  # fmt: skip
 COMPARISON = RunComparison(metric_keys=["accuracy", "val_loss"], param_keys=["learning_rate", "model_name"], runs=[DETAIL])
 POINT = MetricPoint(key="val_loss", step=1, time=AT, value=0.12)

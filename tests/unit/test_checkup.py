@@ -145,7 +145,7 @@ def test_runs_by_status_are_those_of_the_views(store):
     finally:
         lab.close()
     assert checkup.examine(str(store)).runs == dict(sorted(expected.items()))
-    assert expected == {"completed": 4, "crashed": 1, "failed": 1, "killed": 1}
+    assert expected == {"completed": 4, "failed": 1, "killed": 1, "pending": 1}
 
 
 def test_looking_changes_nothing(store):

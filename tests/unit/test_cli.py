@@ -596,8 +596,8 @@ def test_the_views_explain_themselves(events, ask):
     """Every view but the inner ones is listed with its comment, and so is every column of it."""
     described = ask(queries.describe_views)
     assert [view.name for view in described] == [
-        "artifacts", "changes", "environments", "events", "manifests", "metric_summary", "metrics", "notes", "params", "projects",
-        "runs", "tags", "wide",
+        "artifacts", "changes", "console", "dataset_uses", "datasets", "environments", "events", "manifests", "metric_summary",
+        "metrics", "notes", "params", "projects", "runs", "system_metrics", "tags", "wide",
     ]  # fmt: skip
     uncommented = {(view.name, column.name) for view in described for column in view.columns if not column.comment}
     assert uncommented == {("wide", key) for key in ("accuracy", "epochs", "loss", "lr", "model", "other")}

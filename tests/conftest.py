@@ -20,6 +20,14 @@ _OURS = ("AILAB_", "MODELLAB_")
 _OTHERS = frozenset(("PROJECT_NAME", "DB_PATH", "OPENAI_API_KEY", "OPENAI_BASE_URL", "WANDB_PROJECT", "WANDB_API_KEY"))
 
 
+def pytest_configure():
+    """What ends a script ends it however the tests were started: nohup and `&` leave signals ignored, which children inherit."""
+    for name, usual in (("SIGHUP", signal.SIG_DFL), ("SIGINT", signal.default_int_handler)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
+
+
 @pytest.fixture(autouse=True)
 def clean_world(monkeypatch, tmp_path):
     """No setting from outside or from another test, no run left open, and an empty folder as the working folder."""

@@ -274,6 +274,11 @@ def _lines(data: bytes) -> list[bytes]:
     return [line + b"\n" for line in data.split(b"\n")[:-1]]
 
 
+def room(file: IO[bytes], read: int, most: int) -> int:
+    """How many bytes to ask for, behind the first `read`: a buffer that is larger than what comes tears holes into the heap."""
+    return max(1, min(most, os.fstat(file.fileno()).st_size - read))
+
+
 class Blocks:
     """Whole lines of a file, many at a time; iterate again for what was added since. Linear also for a line of a gigabyte.
 
@@ -290,7 +295,7 @@ class Blocks:
         self._parts: list[bytes] = []
 
     def __iter__(self) -> Iterator[bytes]:
-        while chunk := self._file.read(self._size):
+        while chunk := self._file.read(room(self._file, self.read, self._size)):
             self.read += len(chunk)
             cut = chunk.rfind(b"\n") + 1
             if not cut:
@@ -442,7 +447,7 @@ class Tail:
             return
         with open_plain(segment.path) as file:
             file.seek(seen)
-            while chunk := file.read(self.CHUNK):
+            while chunk := file.read(room(file, seen, self.CHUNK)):
                 cut = chunk.rfind(b"\n") + 1
                 if not cut:
                     seen += len(chunk)

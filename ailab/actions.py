@@ -1,28 +1,58 @@
 """What people do afterwards: one call is one event, written through the same door as everything else.
 
 An action checks against the catalogue that what it means is there, appends its event, and returns once the event is in the
-kernel. Nothing is ever overwritten: the value before stays in the journal and is shown among the changes. Actions raise
-where a run's own logging would only warn: a person or a program waits for the answer.
+kernel. Nothing is ever overwritten: the value before stays in the journal and is shown among the changes. A call that says
+several things checks all of them before it writes any. Actions raise where a run's own logging would only warn: a person or a
+program waits for the answer.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import secrets
 from typing import TYPE_CHECKING, Any
 
-from . import events, queries, values
-from .errors import RejectedError
+import msgspec
+from msgspec import UNSET
+
+from . import artifacts, blobs, events, inventory, queries, values
+from .bodies import (
+    BATCH_MAX,
+    ROLES,
+    CreatedToken,
+    DatasetFields,
+    LoggedEvent,
+    NewProject,
+    NewRun,
+    NewToken,
+    ProjectChange,
+    RunChange,
+    as_event,
+    as_metadata,
+    as_metrics,
+    as_name,
+    as_params,
+    as_tags,
+    as_text,
+    given,
+)
+from .errors import ConflictError, FilterError, NotFoundError, RejectedError
+from .filters import STATUSES
 from .journal import Writer
+from .runs import check_run_id, new_run_id
+from .views.rows import project_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .blobs import Incoming
+    from .datasets import Contents
+    from .inventory import DatasetDetail, ProjectView, TokenView
     from .views import Lab
 
 FLAGS = ("PUBLISH", "BEST", "BAD RUN")
-NOTE_MAX = 1_000_000
-"""Characters of a note."""
-TAG_MAX = 250
-"""Characters of a tag's name."""
+TOKEN_PREFIX = "ailab_"  # noqa: S105  (what a token begins with, so that people and scanners know one)
 
 
 class Actions:
@@ -36,7 +66,14 @@ class Actions:
 
     def __init__(self, lab: Lab, *, via: str, by: str | None = None) -> None:
         self.lab = lab
-        self._writer = Writer(lab.store, via=via, by=by, strict=True)
+        self._by = by
+        self._writer = Writer(lab.store, via=via, strict=True)
+
+    def acting(self, by: str | None) -> Actions:
+        """The same, for another person or token."""
+        other = copy.copy(self)
+        other._by = by
+        return other
 
     def close(self) -> None:
         """Seal the segment."""
@@ -48,6 +85,99 @@ class Actions:
     def __exit__(self, *problem: object) -> None:
         self.close()
 
+    # -- runs --------------------------------------------------------------------------------------------------------
+
+    def create_run(self, new: NewRun) -> queries.RunDetail:
+        """Begin a run that a client without the library logs; the event that it started comes last, so it is there as a whole.
+
+        Raises:
+            ConflictError: there is a run with this id, or its project is in the trash.
+            RejectedError: a field cannot be kept as it is.
+        """
+        self.lab.refresh()
+        run_id = new_run_id() if new.run_id is None else check_run_id(new.run_id)
+        if queries.get_runs_by_ids(self.lab, [run_id]):
+            raise ConflictError(
+                f"run {run_id!r} is there", where="run_id", hint="leave run_id out, or change the run that is there"
+            )
+        if new.status not in {"pending", "running"}:
+            raise RejectedError(f"status {new.status[:40]!r} is not allowed", key="status", hint="allowed: pending, running")
+        if new.seed is not None and not 0 <= new.seed < 1 << 64:
+            raise RejectedError(f"seed {new.seed} is not allowed", key="seed", hint="allowed: 0 to 2^64 - 1, or none")
+        if new.parent_run_id is not None:
+            queries.get_run(self.lab, new.parent_run_id)
+        about: list[events.Event] = []
+        if new.commit is not None:
+            about.append(self._code(new.commit))
+        about += self._used(new.dataset_id)
+        started = events.RunStarted(
+            name=as_name(new.name, "name"), project=self._project(new.project_id if new.project is None else new.project),
+            params=as_params(new.params), command=as_text(new.command, "command"),
+            seed=secrets.randbelow(1 << 32) if new.seed is None else new.seed,
+            group=None if new.group is None else as_name(new.group, "group"), parent=new.parent_run_id,
+            dataset=None if new.dataset_id is None else as_name(new.dataset_id, "dataset_id"), tags=as_tags(new.tags),
+            description=None if new.description is None else as_text(new.description, "description"), status=new.status,
+        )  # fmt: skip
+        self._write([*about, started], run_id, -1)
+        return queries.get_run(self.lab, run_id)
+
+    def change_run(self, run_id: str, change: RunChange) -> queries.RunDetail:
+        """Change fields of a run.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ConflictError: the project is in the trash.
+            RejectedError: a field cannot be kept as it is.
+        """
+        self.lab.refresh()
+        run = queries.get_run(self.lab, run_id)
+        said: list[events.Event] = []
+        if change.params is not UNSET and (params := as_params(change.params)):
+            said.append(events.ParametersAdded(params=params))
+        if change.metrics is not UNSET and (metrics := as_metrics(change.metrics)):
+            said.append(events.MetricsLogged(values=metrics, step=values.step(change.step)))
+        if change.tags is not UNSET and (tags := as_tags(change.tags)):
+            said.append(events.TagsChanged(set=tags))
+        if change.protected is not UNSET and change.protected != run.protected:
+            said.append(events.RunProtected() if change.protected else events.RunUnprotected())
+        if change.status is not UNSET:
+            allowed = [status for status in STATUSES if status != "crashed"]
+            if change.status not in allowed:
+                raise RejectedError(
+                    f"status {change.status[:40]!r} is not allowed", key="status", hint=f"allowed: {', '.join(allowed)}"
+                )
+        if change.dataset_id is not UNSET:
+            said += self._used(change.dataset_id)
+        fields: dict[str, str | None] = {
+            "name": given(change.name, lambda text: as_name(text, "name")),
+            "description": given(change.description, lambda text: as_text(text, "description")),
+            "group": given(change.group, lambda text: as_name(text, "group")),
+            "project": given(change.project_id, self._project),
+            "dataset": given(change.dataset_id, lambda text: as_name(text, "dataset_id")), "status": given(change.status, str),
+        }  # fmt: skip
+        if any(value is not None for value in fields.values()):
+            said.append(events.RunChanged(**fields))
+        self._write(said, run_id, self.lab.clock_of(run_id))
+        return queries.get_run(self.lab, run_id)
+
+    def log_events(self, run_id: str, logged: list[LoggedEvent]) -> int:
+        """Add events of a run that a client without the library logs; all of them or none is checked before the first is written.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            NotFoundError: there is no such run.
+            RejectedError: one of them is of another kind, or does not fit its kind; says which.
+        """
+        if len(logged) > BATCH_MAX:
+            raise RejectedError(f"{len(logged)} events in one call", key="events", hint=f"at most {BATCH_MAX}")
+        said = [as_event(i, one) for i, one in enumerate(logged)]
+        self.lab.refresh()
+        queries.get_run(self.lab, run_id)
+        self._write(said, run_id, self.lab.clock_of(run_id))
+        return len(said)
+
     def note(self, run_id: str, text: str) -> queries.RunDetail:
         """Set the note of a run.
 
@@ -55,7 +185,7 @@ class Actions:
             NotFoundError: there is no such run.
             RejectedError: the note is longer than a million characters.
         """
-        return self._act(run_id, events.NoteChanged(note=_note(text)))
+        return self._act(run_id, events.NoteChanged(note=as_text(text, "note")))
 
     def flag(self, run_id: str, flag: str) -> queries.RunDetail:
         """Flag a run PUBLISH, BEST or BAD RUN: set the tag, and put the word in front of the note.
@@ -70,7 +200,7 @@ class Actions:
         self.lab.refresh()
         before = queries.get_run(self.lab, run_id).note or ""
         note = before if before == word or before.startswith(f"{word}:") else f"{word}: {before}" if before else word
-        return self._act(run_id, events.RunFlagged(flag=word, note=_note(note)))
+        return self._act(run_id, events.RunFlagged(flag=word, note=as_text(note, "note")))
 
     def tag(self, run_id: str, tags: Any = None, *, remove: Iterable[str] = ()) -> queries.RunDetail:
         """Set tags (a dictionary, or words) and take others away.
@@ -79,22 +209,419 @@ class Actions:
             NotFoundError: there is no such run.
             RejectedError: a tag has no name, or too long a one.
         """
-        chosen, gone = values.tags(tags), [str(name) for name in remove]
-        for name in [*chosen, *gone]:
-            if not name.strip() or len(name) > TAG_MAX:
-                raise RejectedError(f"tag {name[:60]!r} is not allowed", key="tag", hint=f"a tag has 1 to {TAG_MAX} characters")
-        return self._act(run_id, events.TagsChanged(set=chosen, removed=gone))
+        gone = [as_name(str(name), "tag", least=1) for name in remove]
+        return self._act(run_id, events.TagsChanged(set=as_tags(tags), removed=gone))
+
+    def rename_run(self, run_id: str, name: str) -> queries.RunDetail:
+        """Give a run another name.
+
+        Raises:
+            NotFoundError: there is no such run.
+            RejectedError: the name is empty or too long.
+        """
+        return self._act(run_id, events.RunRenamed(name=as_name(name, "name", least=1)))
+
+    def trash_run(self, run_id: str) -> queries.RunDetail:
+        """Put a run in the trash; one that is there stays.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ConflictError: it is protected.
+        """
+        self.lab.refresh()
+        run = queries.get_run(self.lab, run_id)
+        if run.protected:
+            raise ConflictError(f"run {run_id!r} is protected", where="protected", hint="take its protection back first")
+        return run if self._is_trashed(run_id) else self._act(run_id, events.RunTrashed())
+
+    def restore_run(self, run_id: str) -> queries.RunDetail:
+        """Take a run out of the trash. One that is there with its project comes back with it.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ConflictError: its project is in the trash.
+        """
+        self.lab.refresh()
+        run = queries.get_run(self.lab, run_id)
+        if run.trashed and not self._is_trashed(run_id):
+            raise ConflictError(f"project {run.project_id!r} is in the trash", where="project_id", hint="restore the project")
+        return self._act(run_id, events.RunRestored()) if self._is_trashed(run_id) else run
+
+    def protect_run(self, run_id: str, *, on: bool = True) -> queries.RunDetail:
+        """Protect a run from the trash, or take that back.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        return self.change_run(run_id, RunChange(protected=on))
+
+    def _is_trashed(self, run_id: str) -> bool:
+        rows = self.lab.rows("SELECT own_trashed FROM base.run_table WHERE run_id = ?", [run_id])
+        return bool(rows and rows[0][0])
+
+    def _code(self, commit: str) -> events.CodeCaptured:
+        plain = commit.strip().lower()
+        if not (4 <= len(plain) <= 64 and all(c in "0123456789abcdef" for c in plain)):  # noqa: PLR2004  (as git has them)
+            raise RejectedError(f"commit {commit[:80]!r} is none", key="commit", hint="allowed: 4 to 64 hexadecimal digits")
+        content = msgspec.json.encode({"git_hash": plain, "branch": None, "remote": None, "dirty": False, "diff": "", "files": {},
+                                       "script": None, "problems": []})  # fmt: skip
+        return events.CodeCaptured(code=blobs.put_bytes(self.lab.store, content), git_hash=plain)
+
+    def _used(self, text: str | None) -> list[events.Event]:
+        """The event that a run read the dataset that a text names; none where it names none that is there."""
+        if not text:
+            return []
+        try:
+            found = inventory.get_dataset(self.lab, text)
+        except (NotFoundError, FilterError):
+            return []
+        return [events.DatasetUsed(sha256=found.sha256, dataset=found.dataset_id.partition("@")[0], name=text)]
+
+    def use_dataset(self, run_id: str, text: str, *, role: str = "training") -> DatasetDetail:
+        """Say that a run read the version of a dataset that a text means.
+
+        Raises:
+            NotFoundError: there is no such run or dataset.
+        """
+        self.lab.refresh()
+        found = inventory.get_dataset(self.lab, text)
+        used = events.DatasetUsed(
+            sha256=found.sha256, dataset=found.dataset_id.partition("@")[0], name=text, role=as_name(role, "role", least=1)
+        )
+        self._act(run_id, used)
+        return found
+
+    def _project(self, text: str | None) -> str | None:
+        """The text that a run or dataset names its project with.
+
+        Raises:
+            ConflictError: the project is in the trash.
+        """
+        if text is None:
+            return None
+        name = as_name(text, "project_id", least=1)
+        try:
+            found = inventory.get_project(self.lab, project_of(name))
+        except NotFoundError:
+            return name
+        if found.trashed:
+            raise ConflictError(f"project {found.project_id!r} is in the trash", where="project_id", hint="restore it first")
+        return name
+
+    # -- artifacts ---------------------------------------------------------------------------------------------------
+
+    def add_artifact(
+        self, run_id: str, path: str, *, sha256: str, size: int, kind: str | None = None, metadata: dict[str, Any] | None = None,
+        reference: bool = False,
+    ) -> queries.ArtifactFile:  # fmt: skip
+        """Add a file to a run, the next version of its path: its bytes are a blob that is there, or it refers to some elsewhere.
+
+        Raises:
+            NotFoundError: there is no such run.
+            RejectedError: the path, kind or digest is not allowed.
+        """
+        if not blobs.is_digest(sha256):
+            raise RejectedError(f"sha256 {sha256[:80]!r} is none", key="sha256", hint="64 hexadecimal digits in lower case")
+        place = artifacts.place_in_run(as_name(path, "path", least=1, most=1000))
+        added = events.ArtifactAdded(
+            path=place, logged=path, type=artifacts.kind_of(path) if kind is None else as_name(kind, "kind", least=1), size=size,
+            sha256=sha256, reference=reference, metadata=metadata or {},
+        )  # fmt: skip
+        self._act(run_id, added)
+        return next(file for file in queries.list_artifacts(self.lab, run_id) if file.path == place)
+
+    def trash_artifact(self, run_id: str, path: str, *, on: bool = True) -> queries.ArtifactFile:
+        """Put all versions of a file of a run in the trash, or take them out again.
+
+        Raises:
+            NotFoundError: there is no such run or file.
+        """
+        self.lab.refresh()
+        files = queries.list_artifacts(self.lab, run_id)
+        found = next((file for file in files if file.path == path), None)
+        if found is None:
+            raise NotFoundError("artifact", path, nearest=[file.path for file in files][:3])
+        if found.trashed != on:
+            self._act(run_id, events.ArtifactTrashed(path=path) if on else events.ArtifactRestored(path=path))
+        return next(file for file in queries.list_artifacts(self.lab, run_id) if file.path == path)
+
+    # -- projects ----------------------------------------------------------------------------------------------------
+
+    def create_project(self, new: NewProject) -> ProjectView:
+        """Make a project.
+
+        Raises:
+            ConflictError: there is one of this name.
+            RejectedError: the name is empty or too long.
+        """
+        self.lab.refresh()
+        name = as_name(new.name, "name", least=1)
+        project = project_of(name)
+        try:
+            found = inventory.get_project(self.lab, project)
+        except NotFoundError:
+            pass
+        else:
+            where = "in the trash; restore it" if found.trashed else "there"
+            raise ConflictError(f"project {found.name!r} is {where}", where="name", nearest=[project])
+        description = None if new.description is None else as_text(new.description, "description")
+        self._write_about(events.ProjectCreated(project=project, name=name, description=description), "project", project)
+        return inventory.get_project(self.lab, project)
+
+    def change_project(self, project_id: str, change: ProjectChange) -> ProjectView:
+        """Give a project another label or description; its id stays.
+
+        Raises:
+            NotFoundError: there is none.
+            RejectedError: the name is empty or too long.
+        """
+        self.lab.refresh()
+        inventory.get_project(self.lab, project_id)
+        name = given(change.name, lambda text: as_name(text, "name", least=1))
+        description = given(change.description, lambda text: as_text(text, "description"))
+        if name is not None or description is not None:
+            changed = events.ProjectChanged(project=project_id, name=name, description=description)
+            self._write_about(changed, "project", project_id)
+        return inventory.get_project(self.lab, project_id)
+
+    def trash_project(self, project_id: str) -> ProjectView:
+        """Put a project in the trash, and with it its runs and datasets.
+
+        Raises:
+            NotFoundError: there is none.
+            ConflictError: one of its runs is protected.
+        """
+        self.lab.refresh()
+        found = inventory.get_project(self.lab, project_id)
+        held = inventory.protected_runs(self.lab, project_id)
+        if held:
+            some = ", ".join(held[:3]) + (" …" if len(held) > 3 else "")  # noqa: PLR2004
+            raise ConflictError(f"project {project_id!r} has protected runs: {some}", where="protected", nearest=held[:3])
+        if not found.trashed:
+            self._write_about(events.ProjectTrashed(project=project_id), "project", project_id)
+        return inventory.get_project(self.lab, project_id)
+
+    def restore_project(self, project_id: str) -> ProjectView:
+        """Take a project out of the trash: exactly what went there with it is there again.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        self.lab.refresh()
+        if inventory.get_project(self.lab, project_id).trashed:
+            self._write_about(events.ProjectRestored(project=project_id), "project", project_id)
+        return inventory.get_project(self.lab, project_id)
+
+    # -- datasets ----------------------------------------------------------------------------------------------------
+
+    def add_dataset(
+        self, incoming: Incoming, contents: Contents, *, file: str, fields: DatasetFields
+    ) -> tuple[DatasetDetail, bool]:
+        """Register a content under a name: the next version of that dataset, unless the dataset has that content.
+
+        Args:
+            incoming: its bytes, which are kept.
+            contents: what they hold.
+            file: the file's name as it came; the dataset's name where none is given.
+            fields: what is said of it.
+
+        Returns:
+            The version, and whether it is new.
+
+        Raises:
+            ConflictError: the project is in the trash.
+            RejectedError: a field cannot be kept as it is.
+        """
+        self.lab.refresh()
+        base = file.replace("\\", "/").rpartition("/")[2]
+        name = as_name(base.rpartition(".")[0] or base if fields.name is UNSET else fields.name, "name", least=1)
+        if "@" in name:
+            raise RejectedError(f"name {name[:60]!r} is not allowed", key="name", hint="@ separates a name from its version")
+        dataset = project_of(name)
+        said = self._dataset_fields(fields)
+        sha256, size = incoming.keep()
+        rows = self.lab.rows(
+            "SELECT dataset_id, sha256, own_trashed FROM base.dataset_table WHERE dataset = ? ORDER BY version DESC", [dataset]
+        )
+        same = next((row for row in rows if row[1] == sha256), None)
+        if same is None:
+            parent = next((row[1] for row in rows if not row[2]), None)
+            registered = events.DatasetVersionRegistered(
+                dataset=dataset, name=name, sha256=sha256, size=size, format=contents.format, rows=contents.rows,
+                schema=contents.schema, file=as_name(base, "file"), parent=parent,
+                **{field: value for field, value in said.items() if value is not None},
+            )  # fmt: skip
+            self._write_about(registered, "dataset", dataset)
+            return inventory.get_dataset(self.lab, f"{dataset}@sha256:{sha256}"), True
+        if same[2]:
+            self._write_about(events.DatasetVersionRestored(dataset=dataset, sha256=sha256), "dataset", dataset)
+        if any(value is not None for value in said.values()):
+            self._write_about(events.DatasetVersionChanged(dataset=dataset, sha256=sha256, **said), "dataset", dataset)
+        return inventory.get_dataset(self.lab, same[0]), False
+
+    def _dataset_fields(self, fields: DatasetFields) -> dict[str, Any]:
+        return {
+            "description": given(fields.description, lambda text: as_text(text, "description")),
+            "tags": given(fields.tags, as_tags),
+            "metadata": given(fields.metadata, as_metadata),
+            "project": given(fields.project_id, self._project),
+        }
+
+    def change_dataset(self, text: str, fields: DatasetFields) -> DatasetDetail:
+        """Change what is said of a version of a dataset.
+
+        Raises:
+            NotFoundError: there is none.
+            ConflictError: the project is in the trash.
+            RejectedError: a field cannot be kept as it is.
+        """
+        self.lab.refresh()
+        found = inventory.get_dataset(self.lab, text)
+        said = self._dataset_fields(fields) | {"name": given(fields.name, lambda name: as_name(name, "name", least=1))}
+        if any(value is not None for value in said.values()):
+            dataset = found.dataset_id.partition("@")[0]
+            self._write_about(events.DatasetVersionChanged(dataset=dataset, sha256=found.sha256, **said), "dataset", dataset)
+        return inventory.get_dataset(self.lab, found.dataset_id)
+
+    def trash_dataset(self, text: str, *, on: bool = True) -> DatasetDetail:
+        """Put a version of a dataset in the trash, or take it out again.
+
+        Raises:
+            NotFoundError: there is none.
+            ConflictError: it is to be taken out, and its project is in the trash.
+        """
+        self.lab.refresh()
+        found = inventory.get_dataset(self.lab, text)
+        ((own,),) = self.lab.rows("SELECT own_trashed FROM base.dataset_table WHERE dataset_id = ?", [found.dataset_id])
+        if not on and found.trashed and not own:
+            raise ConflictError(f"project {found.project_id!r} is in the trash", where="project_id", hint="restore the project")
+        if own != on:
+            dataset = found.dataset_id.partition("@")[0]
+            kind = events.DatasetVersionTrashed if on else events.DatasetVersionRestored
+            self._write_about(kind(dataset=dataset, sha256=found.sha256), "dataset", dataset)
+        return inventory.get_dataset(self.lab, found.dataset_id)
+
+    # -- taking back -------------------------------------------------------------------------------------------------
+
+    def undo(self, event: str) -> list[queries.Change]:
+        """Take back a change of a run, project or dataset: what it changed reads as it did before.
+
+        Returns:
+            What the undoing changed.
+
+        Raises:
+            NotFoundError: no change has this id.
+            ConflictError: something was changed since that the change had set, or the rules of the trash forbid it.
+        """
+        self.lab.refresh()
+        rows = queries.changes_of_event(self.lab, event)
+        if not rows:
+            raise NotFoundError("change", event, hint="GET /changes lists what can be undone")
+        first = rows[0]
+        if first.run_id is not None:
+            history = [(one["event"], one["field"]) for one in self.lab.changes_of_run(first.run_id)]
+        else:
+            about, name = (
+                ("project", first.project_id) if first.dataset_id is None else ("dataset", first.dataset_id.partition("@")[0])
+            )
+            found = self.lab.rows(
+                "SELECT event, version, field FROM base.subject_change_table WHERE about = ? AND name = ? ORDER BY rowid",
+                [about, name],
+            )
+            history = [(row[0], f"{row[1] or ''}.{row[2]}") for row in found]
+        last = {field: changed_by for changed_by, field in history}
+        later = [(field, last[field]) for changed_by, field in history if changed_by == event and last[field] != event]
+        if later:
+            field, by = later[0]
+            raise ConflictError(
+                f"{field.rpartition('.')[2] if first.run_id is None else field} was changed again since, by event {by}",
+                where="event", nearest=[by], hint="undo the later change first",
+            )  # fmt: skip
+        self._check_trash(rows)
+        if first.run_id is not None:
+            said = self._write([events.ChangeUndone(event=event)], first.run_id, self.lab.clock_of(first.run_id))[0]
+        else:
+            assert name is not None  # noqa: S101  (a change is of one of the three)
+            said = self._write_about(events.ChangeUndone(event=event, **{about: name}), about, name)
+        return queries.changes_of_event(self.lab, said)
+
+    def _check_trash(self, rows: list[queries.Change]) -> None:
+        """Raise ConflictError where what is undone put something out of the trash that may not go there now."""
+        for change in rows:
+            if change.field == "trashed" and change.old not in {None, "false"}:
+                if change.run_id is not None and queries.get_run(self.lab, change.run_id).protected:
+                    raise ConflictError(f"run {change.run_id!r} is protected", where="protected")
+                if change.project_id is not None and (held := inventory.protected_runs(self.lab, change.project_id)):
+                    raise ConflictError(f"project {change.project_id!r} has protected runs", where="protected", nearest=held[:3])
+
+    # -- tokens ------------------------------------------------------------------------------------------------------
+
+    def create_token(self, new: NewToken) -> CreatedToken:
+        """Make an access token.
+
+        Raises:
+            RejectedError: it is no role.
+            NotFoundError: there is no such project.
+        """
+        if new.role not in ROLES:
+            raise RejectedError(f"role {new.role[:40]!r} is not allowed", key="role", hint=f"allowed: {', '.join(ROLES)}")
+        self.lab.refresh()
+        project = None if new.project_id is None else inventory.find_project(self.lab, new.project_id)
+        if project is not None and new.role == "admin":
+            raise RejectedError("an admin is not limited to a project", key="project_id", hint="allowed roles: reader, writer")
+        text, token = TOKEN_PREFIX + secrets.token_urlsafe(32), secrets.token_hex(6)
+        created = events.TokenCreated(
+            token=token, sha256=token_digest(text), role=new.role, name=as_name(new.name, "name") or f"{new.role}-{token[:4]}",
+            project=project,
+        )  # fmt: skip
+        self._write_about(created, "token", token)
+        return CreatedToken(text=text, token=next(one for one in inventory.list_tokens(self.lab) if one.token == token))
+
+    def revoke_token(self, token: str) -> TokenView:
+        """Let an access token count no more, for good.
+
+        Args:
+            token: its id, or a name that only one token that counts has.
+
+        Raises:
+            NotFoundError: there is none, or several have the name.
+        """
+        self.lab.refresh()
+        known = inventory.list_tokens(self.lab)
+        found = [one for one in known if one.token == token] or [one for one in known if one.name == token and not one.revoked_at]
+        if len(found) != 1:
+            raise NotFoundError("token", token, nearest=[one.token for one in found or known][:5])
+        if found[0].revoked_at is None:
+            self._write_about(events.TokenRevoked(token=found[0].token), "token", found[0].token)
+        return next(one for one in inventory.list_tokens(self.lab) if one.token == found[0].token)
+
+    def accept_segment(self, segment: str, *, offset: int, token: str | None, address: str) -> None:
+        """Note that bytes of another writer's segment came, and from whom."""
+        accepted = events.SegmentAccepted(segment=segment, offset=offset, token=token, by=self._by, address=address)
+        self._writer.append(accepted)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
 
     def _act(self, run_id: str, event: events.Event) -> queries.RunDetail:
         self.lab.refresh()
         queries.get_run(self.lab, run_id)
-        self._writer.observe(self.lab.clock_of(run_id))
-        self._writer.append(event, run=run_id)
-        self.lab.refresh()
+        self._write([event], run_id, self.lab.clock_of(run_id))
         return queries.get_run(self.lab, run_id)
 
+    def _write(self, said: list[events.Event], run_id: str, clock: int) -> list[str]:
+        self._writer.observe(clock)
+        written = [self._writer.append(event, run=run_id, by=self._by) for event in said]
+        self.lab.refresh()
+        return [event for event in written if event is not None]
 
-def _note(text: str) -> str:
-    if len(text) > NOTE_MAX:
-        raise RejectedError(f"a note of {len(text)} characters is too long", key="note", hint=f"at most {NOTE_MAX}")
-    return text.encode("utf-8", "backslashreplace").decode()
+    def _write_about(self, event: events.Event, about: str, name: str) -> str:
+        self._writer.observe(self.lab.clock_of_subject(about, name))
+        written = self._writer.append(event, by=self._by)
+        self.lab.refresh()
+        assert written is not None  # noqa: S101  (a strict writer raises)
+        return written
+
+
+def token_digest(text: str) -> str:
+    """What is kept of a token: 256 random bits need no salt, and no slow hash."""
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

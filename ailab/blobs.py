@@ -9,6 +9,7 @@ before they become a path, so no text from outside ever does.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from .errors import DamageError, NotFoundError
@@ -45,26 +46,66 @@ def put_bytes(store: Store, content: bytes) -> str:
     return digest
 
 
-def put_file(store: Store, path: str) -> tuple[str, int]:
-    """Keep a copy of the file at `path` in constant memory; return (SHA-256, size in bytes)."""
-    import hashlib
+class Incoming:
+    """A blob that comes in pieces, kept in constant memory: `write` them, then `keep` the whole, or `discard` it.
 
-    digest, size = hashlib.sha256(), 0
-    with open(path, "rb") as source:
-        temporary, file = _temporary(store)
+    Attributes:
+        path: where its bytes lie meanwhile; no reader looks there.
+        size: bytes so far.
+    """
+
+    def __init__(self, store: Store) -> None:
+        import hashlib
+
+        self._store = store
+        self._digest = hashlib.sha256()
+        self.path, self._file = _temporary(store)
+        self.size = 0
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what came so far."""
+        return self._digest.hexdigest()
+
+    def write(self, chunk: bytes) -> None:
+        """Add bytes."""
+        self._file.write(chunk)
+        self._digest.update(chunk)
+        self.size += len(chunk)
+
+    def settle(self) -> None:
+        """Make sure that its bytes are on disk, and can be read at `path`."""
+        _settle(self._file)
+
+    def keep(self) -> tuple[str, int]:
+        """Keep it under its digest; return (SHA-256, size in bytes)."""
         try:
-            with file:
-                while chunk := source.read(CHUNK):
-                    digest.update(chunk)
-                    size += len(chunk)
-                    file.write(chunk)
+            with self._file as file:
                 _settle(file)
         except BaseException:
-            os.unlink(temporary)
+            self.discard()
             raise
-    name = digest.hexdigest()
-    _publish(store, temporary, name)
-    return name, size
+        _publish(self._store, self.path, self.sha256)
+        return self.sha256, self.size
+
+    def discard(self) -> None:
+        """Forget it."""
+        self._file.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+
+def put_file(store: Store, path: str) -> tuple[str, int]:
+    """Keep a copy of the file at `path` in constant memory; return (SHA-256, size in bytes)."""
+    with open(path, "rb") as source:
+        incoming = Incoming(store)
+        try:
+            while chunk := source.read(CHUNK):
+                incoming.write(chunk)
+        except BaseException:
+            incoming.discard()
+            raise
+    return incoming.keep()
 
 
 def hash_file(path: str) -> tuple[str, int]:

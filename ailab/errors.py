@@ -9,6 +9,7 @@
     ├── FilterError (ValueError)      a question that does not parse; says where
     ├── NotFoundError (KeyError)      a run, project, artifact or event that is not there; says what is near
     ├── RefusedError (PermissionError) a request that the rules of the store or server forbid
+    ├── ConflictError (ValueError)    a change that does not fit what is there now; says what is in its way
     └── MissingExtraError (ImportError) a door that needs an optional dependency; says the install line
 
 Who raises: every module. Who catches: the recorder's edge (training goes on; one warning) and the HTTP translator
@@ -122,6 +123,20 @@ class NotFoundError(AilabError, KeyError):
 
 class RefusedError(AilabError, PermissionError):
     """A request that the rules of the store or server forbid."""
+
+
+class ConflictError(AilabError, ValueError):
+    """A change that does not fit what is there now.
+
+    Attributes:
+        where: the field that is meant, or "".
+        nearest: ids of what is in its way.
+    """
+
+    def __init__(self, message: str, *, where: str = "", nearest: list[str] | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.where = where
+        self.nearest = nearest or []
 
 
 class MissingExtraError(AilabError, ImportError):

@@ -6,6 +6,7 @@ catalogue is compared there; any other one is looked up in the run's row, slower
 
 from __future__ import annotations
 
+import base64
 import math
 from datetime import datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .errors import FilterError
+from .views.rows import project_of
+from .where import Operand, compile_where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +49,10 @@ class RunFilter(msgspec.Struct, kw_only=True, frozen=True):
     tag: str | None = None
     params: dict[str, str] = {}
     q: str | None = None
+    where: str | None = None
+    trashed: bool = False
     sort: str = "-started_at"
+    cursor: str | None = None
     limit: int = LIMIT_DEFAULT
 
     @classmethod
@@ -76,7 +82,7 @@ def _parse_value(name: str, text: str) -> Any:
         return _float(name, text)
     if name == "limit":
         return parse_count("limit", text, LIMIT_MAX)
-    if name == "has_artifacts":
+    if name in {"has_artifacts", "trashed"}:
         return parse_switch(name, text)
     return text
 
@@ -130,10 +136,13 @@ def _moment(name: str, text: str, *, whole_day: bool) -> datetime:
 
 
 _SORTABLE = {
-    "started_at": "started_at", "timestamp": "started_at", "ended_at": "ended_at", "name": "name", "status": "status",
-    "project": "project", "run_id": "run_id", "dataset_id": "dataset_id", "user": '"user"', "host": "host", "seed": "seed",
-    "duration_s": "coalesce(ended_at, last_at) - started_at", "note": "note", "git_hash": "git_hash",
+    "started_at": ("started_at", "TIMESTAMP"), "timestamp": ("started_at", "TIMESTAMP"), "ended_at": ("ended_at", "TIMESTAMP"),
+    "name": ("name", "VARCHAR"), "status": ("status", "VARCHAR"), "project": ("project", "VARCHAR"),
+    "run_id": ("run_id", "VARCHAR"), "dataset_id": ("dataset_id", "VARCHAR"), "user": ('"user"', "VARCHAR"),
+    "host": ("host", "VARCHAR"), "seed": ("seed", "HUGEINT"), "note": ("note", "VARCHAR"), "git_hash": ("git_hash", "VARCHAR"),
+    "duration_s": ("epoch(coalesce(ended_at, last_at) - started_at)", "DOUBLE"),
 }  # fmt: skip
+"""SQL and type of the columns that runs are sorted by."""
 
 
 def metric_of(lab: Lab, key: str) -> tuple[str, list[Any]]:
@@ -157,39 +166,80 @@ def pointer(key: str) -> str:
     return "/" + key.replace("~", "~0").replace("/", "~1")
 
 
-class Order(msgspec.Struct, frozen=True):
-    """An order of runs: the term that decides, and what decides between equal ones, each with its bound values."""
+class Key(msgspec.Struct, frozen=True):
+    """A term that runs are ordered by, NULL last; `kind` is the SQL type that a cursor's value of it is compared as."""
 
     term: str
-    way: str
-    ties: str
+    kind: str
+    falling: bool
     bound: list[Any] = []
-    ties_bound: list[Any] = []
+
+    @property
+    def way(self) -> str:
+        """The direction, as ORDER BY has it."""
+        return "DESC NULLS LAST" if self.falling else "ASC NULLS LAST"
 
 
-def order_of(lab: Lab, sort: str) -> Order:
-    """What `sort` says; NaN and absent values come last whichever way it goes."""
-    column = sort.removeprefix("-")
-    way = "DESC NULLS LAST" if sort.startswith("-") else "ASC NULLS LAST"
+_NEWEST = (Key("started_at", "TIMESTAMP", falling=True), Key("run_id", "VARCHAR", falling=True))
+
+
+def order_of(lab: Lab, sort: str) -> list[Key]:
+    """The keys of an order, so that no two runs are equal in all; NaN and absent values come last whichever way it goes."""
+    column, falling = sort.removeprefix("-"), sort.startswith("-")
     table, _, key = column.partition(".")
     if table == "metrics" and key:
         value, bound = metric_of(lab, key)
-        return Order(f"nullif({value}, 'NaN'::DOUBLE)", way, "started_at DESC, run_id DESC", bound)
+        return [Key(f"nullif({value}, 'NaN'::DOUBLE)", "DOUBLE", falling=falling, bound=bound), *_NEWEST]
     if table == "params" and key:
         text, bound = _param(lab, key)
-        return Order(f"TRY_CAST({text} AS DOUBLE)", way, f"{text} {way}, started_at DESC, run_id DESC", bound, bound)
+        number = Key(f"TRY_CAST({text} AS DOUBLE)", "DOUBLE", falling=falling, bound=bound)
+        return [number, Key(text, "VARCHAR", falling=falling, bound=bound), *_NEWEST]
     if column not in _SORTABLE:
         raise FilterError(
             f"sort: no column {column[:60]!r}",
             where="sort",
             hint=f"allowed: {', '.join(_SORTABLE)}, metrics.NAME, params.NAME; - in front for falling",
         )
-    return Order(_SORTABLE[column], way, f"run_id {way}")
+    term, kind = _SORTABLE[column]
+    return [Key(term, kind, falling=falling), Key("run_id", "VARCHAR", falling=falling)]
+
+
+def cursor_of(sort: str, values: list[Any]) -> str:
+    """A cursor behind a run whose keys have these values: opaque to clients, and good as long as the order is the same."""
+    plain = [value.isoformat() if isinstance(value, datetime) else value for value in values]
+    return base64.urlsafe_b64encode(msgspec.json.encode([sort, plain])).decode().rstrip("=")
+
+
+def behind(keys: list[Key], sort: str, cursor: str) -> tuple[str, list[Any]]:
+    """(SQL, bound values) of the runs behind a cursor.
+
+    Raises:
+        FilterError: it is no cursor of this order.
+    """
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        of, values = msgspec.json.decode(text, type=tuple[str, list[str | int | float | None]])
+    except (ValueError, msgspec.DecodeError):
+        raise FilterError(
+            "cursor: it is none of ours", where="cursor", hint="take it from the Link header of the page before"
+        ) from None
+    if of != sort or len(values) != len(keys):
+        raise FilterError("cursor: it belongs to another sort", where="cursor", hint=f"it was made with sort={of[:60]}")
+    found, bound = "false", list[Any]()
+    for key, value in reversed(list(zip(keys, values, strict=True))):
+        given = f"CAST(? AS {key.kind})"
+        if value is None:
+            found, bound = f"({key.term} IS NULL AND {found})", [*key.bound, *bound]
+            continue
+        sign = "<" if key.falling else ">"
+        found = f"({key.term} {sign} {given} OR {key.term} IS NULL OR ({key.term} = {given} AND {found}))"
+        text_of = value if isinstance(value, str) else repr(value)
+        bound = [*key.bound, text_of, *key.bound, *key.bound, text_of, *bound]
+    return found, bound
 
 
 _ALL_TEXT = "concat_ws(' ', run_id, name, project, command, dataset_id, note, detail::JSON -> '$.params', tags)"
 _CONDITIONS = {
-    "dataset_id": "dataset_id = ?",
     "project_id": "project_id = ?",
     "status": "status = ?",
     "command_substring": "contains(lower(command), lower(?))",
@@ -206,21 +256,33 @@ def conditions(lab: Lab, f: RunFilter) -> tuple[str, list[Any]]:
     """(WHERE text, bound values) of a filter."""
     if f.status is not None and f.status not in STATUSES:
         raise FilterError(f"status: no status {f.status[:40]!r}", where="status", hint=f"allowed: {', '.join(STATUSES)}")
-    parts: list[tuple[str, list[Any]]] = [("NOT trashed", [])]
+    parts: list[tuple[str, list[Any]]] = [("trashed" if f.trashed else "NOT trashed", [])]
     for name, condition in _CONDITIONS.items():
         value = getattr(f, name)
         if value is not None and name.endswith("_timestamp"):
             value = _moment(name, value, whole_day=name.startswith("to_"))
         if value is not None:
             parts.append((condition, [value]))
-    parts += _metric_conditions(lab, f)
-    if f.tag is not None:
-        key, equals, value = f.tag.partition("=")
-        at = pointer(key)
-        if equals:
-            parts.append(("tags IS NOT NULL AND detail::JSON -> '$.tags' ->> ? = ?", [at, value]))
-        else:
-            parts.append(("tags IS NOT NULL AND json_exists(detail::JSON -> '$.tags', ?)", [at]))
+    if f.dataset_id is not None:
+        parts.append(_dataset_condition(lab, f.dataset_id))
+    if f.where is not None:
+        parts.append(compile_where(f.where, lambda table, key: _operand(lab, table, key), lab.is_pattern))
+    parts += _metric_conditions(lab, f) + _tag_conditions(f) + _param_conditions(lab, f)
+    return " AND ".join(f"({part})" for part, _ in parts), [value for _, values in parts for value in values]
+
+
+def _tag_conditions(f: RunFilter) -> list[tuple[str, list[Any]]]:
+    if f.tag is None:
+        return []
+    key, equals, value = f.tag.partition("=")
+    at = pointer(key)
+    if equals:
+        return [("tags IS NOT NULL AND detail::JSON -> '$.tags' ->> ? = ?", [at, value])]
+    return [("tags IS NOT NULL AND json_exists(detail::JSON -> '$.tags', ?)", [at])]
+
+
+def _param_conditions(lab: Lab, f: RunFilter) -> list[tuple[str, list[Any]]]:
+    parts: list[tuple[str, list[Any]]] = []
     for key, value in f.params.items():
         text, bound = _param(lab, key)
         if value == "null":  # a parameter that is null has no text, but it is there
@@ -228,7 +290,88 @@ def conditions(lab: Lab, f: RunFilter) -> tuple[str, list[Any]]:
             parts.append((f"{there} AND coalesce({text}, 'null') = ?", [pointer(key), *bound, value]))
         else:
             parts.append((f"{text} = ?", [*bound, value]))
-    return " AND ".join(part for part, _ in parts), [value for _, values in parts for value in values]
+    return parts
+
+
+def _dataset_condition(lab: Lab, text: str) -> tuple[str, list[Any]]:
+    """Runs that were given this text, or that read a content that it names now."""
+    name, at, rest = text.rpartition("@")
+    digest = rest.removeprefix("sha256:") if rest.startswith("sha256:") else None
+    version = int(rest[1:]) if at and rest[:1] == "v" and rest[1:].isdigit() and len(rest) < 10 else None  # noqa: PLR2004
+    if digest is None and version is not None:
+        rows = lab.rows(
+            "SELECT sha256 FROM base.dataset_table WHERE version = ? AND (dataset = ? OR name = ?)",
+            [version, project_of(name), name],
+        )
+        digest = rows[0][0] if len(rows) == 1 else None
+    if digest is None or len(digest) < 8:  # noqa: PLR2004  (fewer digits name nothing)
+        return "dataset_id = ?", [text]
+    return "dataset_id = ? OR (datasets IS NOT NULL AND contains(datasets, ?))", [text, f'"sha256":"{digest}']
+
+
+_COLUMNS = {
+    "run_id": "run_id", "name": "name", "run_name": "name", "status": "status", "project": "project", "project_id": "project_id",
+    "user": '"user"', "user_id": '"user"', "host": "host", "group": '"group"', "parent_run_id": "parent_run_id",
+    "dataset_id": "dataset_id", "git_hash": "git_hash", "note": "note", "description": "description", "command": "command",
+    "error": "error",
+}  # fmt: skip
+_NUMBERS = {"seed": "seed", "duration_s": "epoch(coalesce(ended_at, last_at) - started_at)", "points_dropped": "dropped"}
+_TIMES = {"started_at": "started_at", "start_time": "started_at", "created": "started_at", "timestamp": "started_at",
+          "ended_at": "ended_at", "end_time": "ended_at"}  # fmt: skip
+_SWITCHES = {"protected": "protected", "has_artifacts": "has_artifacts"}
+_STATUS_OF_OTHERS = {"finished": "completed", "scheduled": "pending"}
+
+
+def _operand(lab: Lab, table: str, key: str | None) -> Operand | None:
+    """What a name in a condition means."""
+    table = table.lower()
+    if table in {"metrics", "metric"} and key is not None:
+        value, bound = metric_of(lab, key)
+        number = f"nullif({value}, 'NaN'::DOUBLE)", bound
+        return Operand(text=number, number=number, there=(f"{value} IS NOT NULL", bound))
+    if table in {"params", "param", "parameters", "parameter"} and key is not None:
+        text, bound = _param(lab, key)
+        return Operand((text, bound), (f"TRY_CAST({text} AS DOUBLE)", bound), _there("$.params", key))
+    if table in {"tags", "tag"} and key is not None:
+        return Operand(("(detail::JSON -> '$.tags' ->> ?)", [pointer(key)]), None, _there("$.tags", key))
+    if table in {"attributes", "attribute", "attr", "run"} and key is not None:
+        table, key = key.lower(), None
+    if table in {"dataset", "datasets"} and key is not None:
+        return {"name": _column("dataset_id"), "digest": _column("datasets")}.get(key.lower())
+    return None if key is not None else _column_operand(table)
+
+
+def _there(part: str, key: str) -> tuple[str, list[Any]]:
+    return f"json_exists(detail::JSON -> '{part}', ?)", [pointer(key)]
+
+
+def _column(term: str, convert: Any = None) -> Operand:
+    return Operand((term, []), None, (f"{term} IS NOT NULL", []), convert)
+
+
+def _column_operand(name: str) -> Operand | None:
+    if name == "status":
+        return _column("status", lambda value: _STATUS_OF_OTHERS.get(str(value).lower(), str(value).lower()))
+    if name in _COLUMNS:
+        return _column(_COLUMNS[name])
+    if name in _NUMBERS:
+        number = (_NUMBERS[name], list[Any]())
+        return Operand(number, number, (f"{_NUMBERS[name]} IS NOT NULL", []))
+    if name in _TIMES:
+        return _column(_TIMES[name], lambda value: _time(name, value))
+    if name in _SWITCHES:
+        return _column(f"CAST({_SWITCHES[name]} AS VARCHAR)")
+    return None
+
+
+def _time(name: str, value: Any) -> datetime:
+    """A time as written: RFC 3339, a date, or milliseconds since 1970, as MLflow has them."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return datetime(1970, 1, 1) + timedelta(milliseconds=value)  # noqa: DTZ001  (UTC, as the columns are)
+        except OverflowError:
+            raise FilterError(f"{name}: {value} is no time", where="where", hint="milliseconds since 1970") from None
+    return _moment("where", str(value), whole_day=False)
 
 
 def _metric_conditions(lab: Lab, f: RunFilter) -> list[tuple[str, list[Any]]]:

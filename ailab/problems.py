@@ -6,6 +6,7 @@ import msgspec
 
 from .errors import (
     AilabError,
+    ConflictError,
     DamageError,
     FilterError,
     MissingExtraError,
@@ -39,6 +40,7 @@ _KINDS: tuple[tuple[type[AilabError], int, str, str], ...] = (
     (RejectedError, 400, "rejected", "a value that cannot be kept"),
     (SettingError, 400, "setting", "a setting that is not allowed"),
     (RefusedError, 403, "refused", "the rules forbid it"),
+    (ConflictError, 409, "conflict", "it does not fit what is there now"),
     (StoreError, 503, "store", "the store cannot be used now"),
     (DamageError, 500, "damage", "bytes on disk are not what was written"),
     (MissingExtraError, 501, "missing-extra", "an optional dependency is not installed"),

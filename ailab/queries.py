@@ -20,9 +20,11 @@ from .errors import FilterError, NotFoundError
 from .filters import (
     LIMIT_DEFAULT,
     LIMIT_MAX,
-    Order,
+    Key,
     RunFilter,
+    behind,
     conditions,
+    cursor_of,
     metric_of,
     order_of,
     parse_count,
@@ -198,12 +200,14 @@ class Page(msgspec.Struct, kw_only=True):
     """Rows and how many there are in all; in JSON a page is its rows alone, the total stands in a header.
 
     `position`, where an answer carries it, asks for the same again; `settled` says whether later arrivals leave it as it is.
+    `next` is the cursor of the page behind it, where there is one.
     """
 
     rows: list[Any]
     total: int
     position: str | None = None
     settled: bool = False
+    next: str | None = None
 
 
 # -- questions ---------------------------------------------------------------------------------------------------------
@@ -228,11 +232,24 @@ def list_runs(lab: Lab, f: RunFilter | None = None, *, counted: bool = True) -> 
     f = f or RunFilter()
     parse_count("limit", str(f.limit), LIMIT_MAX)
     where, values = conditions(lab, f)
-    rows = _first_rows(lab, f"FROM base.run_table WHERE {where}", values, order_of(lab, f.sort), f.limit)
+    keys, here, beyond = order_of(lab, f.sort), where, list(values)
+    if f.cursor is not None:
+        after, bound = behind(keys, f.sort, f.cursor)
+        here, beyond = f"{where} AND {after}", [*values, *bound]
+    rows = _first_rows(lab, f"FROM base.run_table WHERE {here}", beyond, keys, f.limit + 1)
     total = len(rows)
-    if counted and total == f.limit:
+    if counted and (total > f.limit or f.cursor is not None):
         total = _count(lab, where, values)
-    return Page(rows=[_listed(row) for row in rows], total=total)
+    found = [_listed(row) for row in rows[: f.limit]]
+    following = _cursor(lab, f.sort, keys, found[-1].run_id) if len(rows) > f.limit else None
+    return Page(rows=found, total=total, next=following)
+
+
+def _cursor(lab: Lab, sort: str, keys: list[Key], run_id: str) -> str:
+    """The cursor behind a run."""
+    text = f"SELECT {', '.join(key.term for key in keys)} FROM base.run_table WHERE uid = ?::UUID"  # noqa: S608  (fixed terms)
+    (row,) = lab.rows(text, [*(value for key in keys for value in key.bound), uid_of(run_id)])
+    return cursor_of(sort, list(row))
 
 
 def _count(lab: Lab, where: str, values: list[Any]) -> int:
@@ -279,17 +296,19 @@ def position(lab: Lab) -> str:
     return asof.position(lab)
 
 
-def _first_rows(lab: Lab, source: str, values: list[Any], order: Order, limit: int) -> list[Any]:
+def _first_rows(lab: Lab, source: str, values: list[Any], keys: list[Key], limit: int) -> list[Any]:
     """The first rows in an order, each with the term that decides behind it.
 
     By that term alone, which a catalogue finds fast, unless that leaves a tie open: one row more than wanted tells whether all
     are different.
     """
-    text = f"SELECT {_SUMMARY}, {order.term} AS ranked_by {source} ORDER BY ranked_by {order.way}"
-    rows: list[Any] = lab.rows(f"{text} LIMIT ?", [*order.bound, *values, limit + 1])
+    first, *ties = keys
+    text = f"SELECT {_SUMMARY}, {first.term} AS ranked_by {source} ORDER BY ranked_by {first.way}"
+    rows: list[Any] = lab.rows(f"{text} LIMIT ?", [*first.bound, *values, limit + 1])
     if len({row[-1] for row in rows}) == len(rows):
         return rows[:limit]
-    return lab.rows(f"{text}, {order.ties} LIMIT ?", [*order.bound, *values, *order.ties_bound, limit])
+    order, bound = ", ".join(f"{key.term} {key.way}" for key in ties), [value for key in ties for value in key.bound]
+    return lab.rows(f"{text}, {order} LIMIT ?", [*first.bound, *values, *bound, limit])
 
 
 _summary = msgspec.json.Decoder(RunSummaryView).decode
@@ -358,7 +377,7 @@ def _detail(lab: Lab, row: Sequence[Any]) -> RunDetail:
         artifact_files=[ArtifactFile(**file, url=_url(run_id, file["path"])) for file in files],
         git_diff=git_diff, git_branch=branch, git_remote=remote, python_version=python_version,
         pip_freeze=packages, device_info=device, trashed=trashed,
-        ended_at=_text(ended_at) if ended_at else None,
+        ended_at=stamp(ended_at) if ended_at else None,
         duration_s=max(0.0, ((ended_at or last_at or started_at) - started_at).total_seconds()),
     )  # fmt: skip
 
@@ -486,11 +505,12 @@ def leaderboard(  # the filters of its route
         value, values = "ranked", [metric_name, *values]
         bound = []
     rows: list[Any] = []
+    ties = [Key("started_at", "TIMESTAMP", falling=False), Key("run_id", "VARCHAR", falling=False)]
+    keys = [Key(value, "DOUBLE", falling=way == "desc", bound=bound), *ties]
     for kind in ("{} <= 'infinity'::DOUBLE", "isnan({})"):  # numbers first, whichever way is best; NaN is greater than all
         if len(rows) < top_k:
             text = f"FROM {table} WHERE {where} AND {kind.format(value)}"
-            order_by = Order(value, way, "started_at, run_id", bound)
-            rows += _first_rows(lab, text, [*values, *bound], order_by, top_k - len(rows))
+            rows += _first_rows(lab, text, [*values, *bound], keys, top_k - len(rows))
     return [
         LeaderboardRow(**msgspec.structs.asdict(_listed(row)), rank=i, metric_name=metric_name, value=_number(row[4]))
         for i, row in enumerate(rows, 1)
@@ -565,8 +585,10 @@ def trashed_runs(lab: Lab, *, days: float) -> list[str]:
     return [row[0] for row in rows]
 
 
-def list_changes(lab: Lab, *, run_id: str | None = None, limit: int = LIMIT_DEFAULT) -> Page:
-    """What was changed, newest first, of one run or of everything.
+def list_changes(
+    lab: Lab, *, run_id: str | None = None, project_id: str | None = None, limit: int = LIMIT_DEFAULT
+) -> Page:  # fmt: skip
+    """What was changed, newest first, of one run, of a project with its runs and datasets, or of everything.
 
     Returns:
         A page of Change.
@@ -576,20 +598,36 @@ def list_changes(lab: Lab, *, run_id: str | None = None, limit: int = LIMIT_DEFA
     """
     if run_id is not None:
         _check_there(lab, run_id)
+    where = f"($1 IS NULL OR run_id = $1) AND ($2 IS NULL OR {_OF_PROJECT})"
+    rows = _changes(lab, f'WHERE {where} ORDER BY "at" DESC, event DESC LIMIT $3', [run_id, project_id, limit])
+    return Page(rows=[row for row, _ in rows], total=rows[0][1] if rows else 0)
+
+
+def changes_of_event(lab: Lab, event: str) -> list[Change]:
+    """What one event changed."""
+    return [row for row, _ in _changes(lab, "WHERE event = $1", [event])]
+
+
+_OF_PROJECT = """(
+    project_id = $2 OR run_id IN (SELECT run_id FROM base.run_table WHERE project_id = $2)
+    OR dataset_id IN (SELECT dataset_id FROM base.dataset_table WHERE project_id = $2)
+)"""
+
+
+def _changes(lab: Lab, rest: str, values: list[Any]) -> list[tuple[Change, int]]:
     lab.make_views()
-    rows = lab.con.execute(
-        'SELECT event, "at", "by", via, run_id, kind, field, old, "new", project_id, dataset_id, count(*) OVER () FROM changes '
-        'WHERE $1 IS NULL OR run_id = $1 ORDER BY "at" DESC, event DESC LIMIT $2',
-        [run_id, limit],
-    ).fetchall()
-    found = [
-        Change(
-            event=r[0], at=_text(r[1]), by=r[2], via=r[3], run_id=r[4], kind=r[5], field=r[6], old=r[7], new=r[8],
-            project_id=r[9], dataset_id=r[10],
+    columns = 'event, "at", "by", via, run_id, kind, field, old, "new", project_id, dataset_id, count(*) OVER ()'
+    text = f"SELECT {columns} FROM changes {rest}"  # noqa: S608  (our own text)
+    return [
+        (
+            Change(
+                event=r[0], at=stamp(r[1]), by=r[2], via=r[3], run_id=r[4], kind=r[5], field=r[6], old=r[7], new=r[8],
+                project_id=r[9], dataset_id=r[10],
+            ),
+            r[11],
         )
-        for r in rows
+        for r in lab.con.execute(text, values).fetchall()
     ]  # fmt: skip
-    return Page(rows=found, total=rows[0][-1] if rows else 0)
 
 
 def metric_points(lab: Lab, run_id: str, *, keys: Sequence[str] | None = None, max_points: int | None = None) -> Page:
@@ -634,7 +672,7 @@ def run_sql(lab: Lab, query: str, *, limit: int = LIMIT_MAX) -> SqlAnswer:
 # -- values ------------------------------------------------------------------------------------------------------------
 
 
-def _text(moment: datetime) -> str:
+def stamp(moment: datetime) -> str:
     """RFC 3339 with microseconds, UTC."""
     return moment.isoformat(timespec="microseconds") + "Z"
 
@@ -658,7 +696,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, datetime):
-        return _text(value.replace(tzinfo=None))
+        return stamp(value.replace(tzinfo=None))
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -298,6 +298,14 @@ class Lab:
             self._parsed[text] = parsed
         return self.con.execute(parsed, list(values)).fetchall()
 
+    def is_pattern(self, text: str) -> bool:
+        """Whether a text is a regular expression that the engine understands."""
+        try:
+            self.con.execute("SELECT regexp_matches('', ?)", [text]).fetchall()
+        except duckdb.Error:
+            return False
+        return True
+
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same tables, for another thread."""
         return self.con.cursor()
@@ -330,6 +338,18 @@ class Lab:
             self._load([run_id])
             fold = self.runs.get(run_id)
             return -1 if fold is None else fold.clock
+
+    def clock_of_subject(self, about: str, name: str) -> int:
+        """The greatest Lamport clock among the events of a project, dataset or token; -1 where it is not known."""
+        with self._lock:
+            return self._register.clock_of(about, name)
+
+    def changes_of_run(self, run_id: str) -> list[dict[str, Any]]:
+        """What was changed of a run, oldest first; see `RunState`."""
+        with self._lock:
+            self._load([run_id])
+            fold = self.runs.get(run_id)
+            return [] if fold is None else fold.state().changes
 
     def document(self, table: str, columns: str, key: str, digest: str | None) -> tuple[Any, ...] | None:
         """A row of `environment_table` or `code_table`, if the document was read; asked once for each digest."""

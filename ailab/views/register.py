@@ -296,6 +296,14 @@ class Register:
         fold.take(told, data)
         self._name(fold)
 
+    def clock_of(self, about: str, name: str) -> int:
+        """The greatest Lamport clock among the events of a subject; -1 where nothing was said of it."""
+        known = (about, name) in self._touched
+        fold = self._fold((about, name))
+        if not known:
+            self._touched.discard((about, name))
+        return max((told.clock for told, _ in fold.words), default=-1)
+
     def call(self, run: RunFold) -> None:
         """Take in the names that a run gave to projects: none as long as the run is not there."""
         if run.exists:

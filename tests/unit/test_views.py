@@ -29,8 +29,8 @@ COLUMNS = {
     "notes": "run_id event at by via note",
     "artifacts": "run_id path kind name size sha256 version at trashed",
     "projects": "project_id name description created_at trashed",
-    "datasets": "dataset_id dataset name version sha256 size format rows schema description tags metadata project_id project parent_id "
-    "file created_at by trashed",
+    "datasets": "dataset_id dataset name version sha256 size format rows schema description tags metadata project_id project "
+    "parent_id file created_at by trashed",
     "dataset_uses": "run_id dataset_id dataset sha256 role name at",
     "system_metrics": "run_id key time value",
     "console": "run_id time stream line event n",

@@ -1,0 +1,242 @@
+"""What may be asked of the actions: a Struct for each, the same for HTTP bodies and the command line, and what is checked of it.
+
+Nothing that these checks let through is refused later for its form. A field that is absent is UNSET and stays as it is. Texts
+become valid UTF-8 here, numbers and parameters get the form that the recorder gives them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from . import events, values
+from .errors import RejectedError
+from .inventory import TokenView  # noqa: TC001  (msgspec reads the annotations of Structs at run time)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROLES = ("reader", "writer", "admin")
+NOTE_MAX = 1_000_000
+"""Characters of a note or description."""
+NAME_MAX = 250
+"""Characters of a name, a tag's name and value."""
+KEYS_MAX = 1_000
+"""Parameters, metrics or tags in one call."""
+BATCH_MAX = 10_000
+"""Events in one call."""
+LOGGED = (
+    "metrics.logged", "parameters.added", "summary.set", "metric.described", "tags.changed", "note.changed",
+    "system_metrics.logged", "console_lines.logged", "run.finished",
+)  # fmt: skip
+"""Kinds of events that a client without the library may send."""
+
+
+class NewRun(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A run as a client begins it; everything may be left out. `commit` is the client's; without `seed` one is drawn."""
+
+    name: str = ""
+    run_id: str | None = None
+    project: str | None = None
+    project_id: str | None = None
+    dataset_id: str | None = None
+    description: str | None = None
+    seed: int | None = None
+    commit: str | None = None
+    group: str | None = None
+    parent_run_id: str | None = None
+    params: dict[str, Any] = {}
+    tags: dict[str, Any] | list[str] = {}
+    status: str = "running"
+    command: str = ""
+
+
+class RunChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is to change of a run: `params` are added or changed, `metrics` are points at `step`, and nothing else can be."""
+
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    tags: dict[str, Any] | list[str] | UnsetType = UNSET
+    group: str | UnsetType = UNSET
+    project_id: str | UnsetType = UNSET
+    dataset_id: str | UnsetType = UNSET
+    status: str | UnsetType = UNSET
+    protected: bool | UnsetType = UNSET
+    params: dict[str, Any] | UnsetType = UNSET
+    metrics: dict[str, Any] | UnsetType = UNSET
+    step: int | None = None
+
+
+class LoggedEvent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One event of a run, as it would stand in its journal: a kind, and the kind's own fields."""
+
+    kind: str
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class NewProject(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A project to be made."""
+
+    name: str
+    description: str | None = None
+
+
+class ProjectChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is to change of a project; its id stays."""
+
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+
+
+class DatasetFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is said of a dataset beside its content; `tags` and `metadata` count as a whole, `name` is that of all versions."""
+
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    tags: dict[str, Any] | list[str] | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+    project_id: str | UnsetType = UNSET
+
+
+class NewToken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A token to be made: `role` is reader, writer or admin; `project_id` limits it to one project."""
+
+    role: str
+    name: str = ""
+    project_id: str | None = None
+
+
+class CreatedToken(msgspec.Struct, kw_only=True):
+    """A token that was made: `text` is shown this once, and kept nowhere."""
+
+    text: str
+    token: TokenView
+
+
+# -- checking ----------------------------------------------------------------------------------------------------------
+
+
+def given(value: Any, form: Callable[[Any], Any]) -> Any:
+    """A field in its form; None where it was left out."""
+    return None if value is UNSET else form(value)
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def as_text(text: str, key: str) -> str:
+    """A note or description.
+
+    Raises:
+        RejectedError: it is too long.
+    """
+    if len(text) > NOTE_MAX:
+        raise RejectedError(f"a {key} of {len(text)} characters is too long", key=key, hint=f"at most {NOTE_MAX}")
+    return _plain(text)
+
+
+def as_name(text: str, key: str, *, least: int = 0, most: int = NAME_MAX) -> str:
+    """A name of `least` to `most` characters.
+
+    Raises:
+        RejectedError: it is shorter or longer, or has a NUL in it.
+    """
+    if len(text) > most or len(text.strip()) < least or "\x00" in text:
+        raise RejectedError(f"{key} {text[:60]!r} is not allowed", key=key, hint=f"a {key} has {least} to {most} characters")
+    return _plain(text)
+
+
+def _few(values_given: Any, key: str) -> None:
+    if len(values_given) > KEYS_MAX:
+        raise RejectedError(f"{len(values_given)} {key} in one call", key=key, hint=f"at most {KEYS_MAX}")
+
+
+def as_tags(tags: Any) -> dict[str, Any]:
+    """Tags by name, None for a bare one; from a dictionary or words.
+
+    Raises:
+        RejectedError: one has no name, or too long a one, or there are too many.
+    """
+    chosen = values.tags(tags)
+    _few(chosen, "tags")
+    for name, value in chosen.items():
+        as_name(name, "tag", least=1)
+        if value is not None:
+            as_name(value, "tag")
+    return chosen
+
+
+def as_params(params: Any) -> dict[str, Any]:
+    """Parameters by name, nested ones joined with /.
+
+    Raises:
+        RejectedError: one cannot be kept whole, or there are too many.
+    """
+    kept, refused = values.parameters(params)
+    if refused:
+        raise refused[0]
+    _few(kept, "params")
+    for name in kept:
+        as_name(name, "params", least=1)
+    return kept
+
+
+def as_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object of at most a million bytes.
+
+    Raises:
+        RejectedError: it is larger.
+    """
+    if len(msgspec.json.encode(metadata)) > NOTE_MAX:
+        raise RejectedError("metadata of more than a million bytes", key="metadata", hint=f"at most {NOTE_MAX}")
+    return metadata
+
+
+def as_metrics(metrics: Any) -> dict[str, Any]:
+    """Values of metrics by name; NaN and the infinities may be texts.
+
+    Raises:
+        RejectedError: one is no number, or there are too many.
+    """
+    numbers = {
+        key: float(value) if isinstance(value, str) and value in {"NaN", "Infinity", "-Infinity"} else value
+        for key, value in metrics.items()
+    }  # fmt: skip
+    kept, refused = values.metrics(numbers)
+    if refused:
+        raise refused[0]
+    _few(kept, "metrics")
+    for name in kept:
+        as_name(name, "metrics", least=1)
+    return kept
+
+
+def as_event(i: int, one: LoggedEvent) -> events.Event:
+    """One event of a batch, in the form that the recorder would have written."""
+    if one.kind not in LOGGED:
+        raise RejectedError(
+            f"kind {one.kind[:60]!r} is not allowed", key=f"events[{i}].kind", hint=f"allowed: {', '.join(LOGGED)}"
+        )
+    try:
+        event: Any = msgspec.json.decode(one.data, type=events.KINDS[one.kind])
+    except msgspec.DecodeError as problem:
+        raise RejectedError(f"the data do not fit {one.kind}: {problem}", key=f"events[{i}].data") from None
+    form = {
+        "metrics.logged": ("values", as_metrics), "parameters.added": ("params", as_params), "tags.changed": ("set", as_tags),
+        "note.changed": ("note", lambda text: as_text(text, "note")), "system_metrics.logged": ("values", as_metrics),
+        "run.finished": ("final_metrics", as_metrics), "summary.set": ("values", as_params),
+    }.get(one.kind)  # fmt: skip
+    try:
+        if isinstance(event, events.MetricsLogged):
+            event = msgspec.structs.replace(event, step=values.step(event.step), time=values.moment(event.time))
+        if isinstance(event, events.RunFinished) and event.status not in {"completed", "failed", "killed"}:
+            raise RejectedError(f"status {event.status[:40]!r} is not allowed", key="status", hint="completed, failed or killed")
+        if form is not None:
+            event = msgspec.structs.replace(event, **{form[0]: form[1](getattr(event, form[0]))})
+    except RejectedError as problem:
+        raise RejectedError(problem.message, key=f"events[{i}].{problem.key}", hint=problem.hint) from None
+    found: events.Event = event
+    return found

@@ -1,0 +1,272 @@
+"""A condition on runs as people write it: `metrics.accuracy > 0.9 and (params.model = 'svm' or tags.baseline is not null)`.
+
+    condition  = either, { "or", either }
+    either     = one, { "and", one }
+    one        = "not", one | "(", condition, ")" | name, test
+    test       = operator, value | ["not"], ("in", values | ("like" | "ilike"), text) | "is", ["not"], "null"
+    values     = "(", value, { ",", value }, ")"
+    operator   = "=" | "==" | "!=" | "<>" | "<" | "<=" | ">" | ">=" | "~" | "!~"
+    name       = column | ("metrics" | "params" | "tags" | "attributes" | "dataset") "." key
+
+MLflow's filter language is a part of it. Words are read in any case; a key that is no plain word stands in backticks or double
+quotes; a text stands in single quotes (or, as a value, in double ones). A metric compares as a number, and NaN with nothing; a
+parameter as a number where the value is one, else as text; a tag as text. What a run does not have compares with nothing, and
+only `is null` is true of it, or a `not` in front of a whole test. `~` looks for a regular expression (RE2) anywhere in the text.
+Nothing of the text reaches SQL but as a bound value.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import FilterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LENGTH_MAX = 20_000
+TESTS_MAX = 500
+DEPTH_MAX = 50
+Sql = tuple[str, list[Any]]
+"""A piece of SQL and its bound values."""
+
+_TOKEN = re.compile(
+    r"""\s*(?:
+    (?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.]))
+    | (?P<text>'(?:[^']|'')*')
+    | (?P<quoted>"(?:[^"]|"")*"|`[^`]*`)
+    | (?P<word>[^\W\d][\w/-]*)
+    | (?P<sign><>|<=|>=|==|!=|!~|[=<>~(),.])
+    )""",
+    re.VERBOSE,
+)
+_SIGNS = {"=": "=", "==": "=", "!=": "<>", "<>": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+_WORDS = frozenset({"and", "or", "not", "in", "like", "ilike", "is", "null", "true", "false"})
+
+
+class Token(NamedTuple):
+    """A piece of the condition; `at` is where it begins, from 1."""
+
+    kind: str
+    text: str
+    at: int
+
+
+class Operand(NamedTuple):
+    """What a name means: SQL of its value as text, of its value as a number where it has one, and of whether it is there.
+
+    `convert` makes a bound value of one that was written; None where only texts and numbers compare as they are.
+    """
+
+    text: Sql
+    number: Sql | None
+    there: Sql
+    convert: Callable[[Any], Any] | None = None
+
+
+def compile_where(text: str, resolve: Callable[[str, str | None], Operand | None], is_pattern: Callable[[str], bool]) -> Sql:
+    """SQL of a condition.
+
+    Args:
+        text: the condition.
+        resolve: (table, key) or (column, None) to what it means; None where there is no such thing.
+        is_pattern: whether a text is a regular expression, to the engine that will use it.
+
+    Raises:
+        FilterError: it does not parse, or names what is not there; says where.
+    """
+    if len(text) > LENGTH_MAX:
+        raise FilterError(f"a condition of {len(text)} characters", where="where", hint=f"at most {LENGTH_MAX}")
+    parser = _Parser(text, resolve, is_pattern)
+    found = parser.condition(0)
+    parser.end()
+    return found
+
+
+class _Parser:
+    def __init__(
+        self, text: str, resolve: Callable[[str, str | None], Operand | None], is_pattern: Callable[[str], bool]
+    ) -> None:
+        self._is_pattern = is_pattern
+        self._tokens = _tokens(text)
+        self._at = 0
+        self._resolve = resolve
+        self._tests = 0
+
+    # -- the grammar -------------------------------------------------------------------------------------------------
+
+    def condition(self, depth: int) -> Sql:
+        """Either of several."""
+        return self._joined("or", lambda: self._joined("and", lambda: self._one(depth)))
+
+    def _joined(self, word: str, part: Callable[[], Sql]) -> Sql:
+        parts = [part()]
+        while self._word(word):
+            parts.append(part())
+        if len(parts) == 1:
+            return parts[0]
+        return f" {word.upper()} ".join(f"({one})" for one, _ in parts), [value for _, some in parts for value in some]
+
+    def _one(self, depth: int) -> Sql:
+        if depth > DEPTH_MAX:
+            raise self._error("nested too deeply")
+        if self._word("not"):
+            inner, bound = self._one(depth + 1)
+            return f"NOT coalesce(({inner}), false)", bound
+        if self._sign("("):
+            found = self.condition(depth + 1)
+            self._need(")")
+            return found
+        self._tests += 1
+        if self._tests > TESTS_MAX:
+            raise self._error(f"more than {TESTS_MAX} tests")
+        return self._test(*self._name())
+
+    def _name(self) -> tuple[Operand, str]:
+        token = self._take("word", "quoted")
+        if token is None or (token.kind == "word" and token.text.lower() in _WORDS):
+            raise self._error("a name is wanted", back=token is not None)
+        table, key = _unquoted(token), None
+        while self._sign("."):
+            more = self._take("word", "quoted", "number")
+            if more is None:
+                raise self._error("a name is wanted behind the dot")
+            key = _unquoted(more) if key is None else f"{key}.{_unquoted(more)}"
+        found = self._resolve(table, key)
+        if found is None:
+            said = table if key is None else f"{table}.{key}"
+            hint = "a column such as status, or metrics.NAME, params.NAME, tags.NAME"
+            raise FilterError(f"no name {said[:60]!r}, at character {token.at}", where="where", hint=hint)
+        return found, table if key is None else f"{table}.{key}"
+
+    def _test(self, operand: Operand, name: str) -> Sql:
+        if self._word("is"):
+            absent = not self._word("not")
+            if not self._word("null"):
+                raise self._error("null is wanted")
+            there, bound = operand.there
+            return (f"NOT coalesce({there}, false)" if absent else f"coalesce({there}, false)"), bound
+        negated = self._word("not")
+        if self._word("in"):
+            found = self._in(operand, name)
+        elif (word := self._word("like")) or self._word("ilike"):
+            text, bound = operand.text
+            found = f"CAST({text} AS VARCHAR) {'LIKE' if word else 'ILIKE'} ?", [*bound, str(self._value())]
+        elif negated:
+            raise self._error("in or like is wanted behind not")
+        else:
+            return self._compared(operand, name)
+        return (f"NOT ({found[0]})", found[1]) if negated else found
+
+    def _in(self, operand: Operand, name: str) -> Sql:
+        self._need("(")
+        parts = [self._equal(operand, name, "=", self._value())]
+        while self._sign(","):
+            parts.append(self._equal(operand, name, "=", self._value()))
+        self._need(")")
+        return " OR ".join(f"({one})" for one, _ in parts), [value for _, some in parts for value in some]
+
+    def _compared(self, operand: Operand, name: str) -> Sql:
+        token = self._take("sign")
+        if token is not None and token.text in {"~", "!~"}:
+            pattern = str(self._value())
+            if not self._is_pattern(pattern):
+                raise self._error(f"the regular expression {pattern[:40]!r} does not parse", back=True)
+            text, bound = operand.text
+            found = f"regexp_matches(CAST({text} AS VARCHAR), ?)"
+            return (found if token.text == "~" else f"NOT {found}"), [*bound, pattern]
+        if token is None or token.text not in _SIGNS:
+            raise self._error("an operator is wanted", back=token is not None)
+        return self._equal(operand, name, _SIGNS[token.text], self._value())
+
+    def _equal(self, operand: Operand, name: str, sign: str, value: Any) -> Sql:
+        if operand.convert is not None:
+            value = operand.convert(value)
+        if isinstance(value, bool):
+            value = "true" if value else "false"
+        if isinstance(value, int | float) and operand.number is not None:
+            sql, bound = operand.number
+        elif isinstance(value, str) or operand.convert is not None:
+            sql, bound = operand.text
+            if operand.number is not None and operand.text == operand.number:
+                raise FilterError(f"{name} compares with a number, not {value[:40]!r}", where="where", hint=f"{name} {sign} 0.9")
+        else:
+            sql, bound = operand.text
+            value = str(value)
+        return f"{sql} {sign} ?", [*bound, value]
+
+    def _value(self) -> Any:
+        token = self._take("number", "text", "quoted", "word")
+        if token is None:
+            raise self._error("a value is wanted")
+        if token.kind == "number":
+            return float(token.text) if any(c in token.text for c in ".eE") else int(token.text)
+        if token.kind == "word":
+            if token.text.lower() in {"true", "false"}:
+                return token.text.lower() == "true"
+            raise self._error(f"the text {token.text[:40]!r} stands in quotes", back=True)
+        return _unquoted(token)
+
+    # -- pieces ------------------------------------------------------------------------------------------------------
+
+    def _take(self, *kinds: str) -> Token | None:
+        if self._at < len(self._tokens) and self._tokens[self._at].kind in kinds:
+            self._at += 1
+            return self._tokens[self._at - 1]
+        return None
+
+    def _word(self, word: str) -> bool:
+        token = self._take("word")
+        if token is not None and token.text.lower() == word:
+            return True
+        self._at -= token is not None
+        return False
+
+    def _sign(self, sign: str) -> bool:
+        token = self._take("sign")
+        if token is not None and token.text == sign:
+            return True
+        self._at -= token is not None
+        return False
+
+    def _need(self, sign: str) -> None:
+        if not self._sign(sign):
+            raise self._error(f"{sign} is wanted")
+
+    def end(self) -> None:
+        """Make sure that nothing stands behind the condition."""
+        if self._at < len(self._tokens):
+            raise self._error("and, or, or the end is wanted")
+
+    def _error(self, what: str, *, back: bool = False) -> FilterError:
+        i = self._at - back
+        place = f"at character {self._tokens[i].at}" if i < len(self._tokens) else "at the end"
+        return FilterError(f"{what} {place}", where="where", hint="metrics.accuracy > 0.9 and params.model = 'svm'")
+
+
+def _tokens(text: str) -> list[Token]:
+    found: list[Token] = []
+    at, end = 0, len(text.rstrip())
+    while at < end:
+        match = _TOKEN.match(text, at)
+        if match is None:
+            place = len(text) - len(text[at:].lstrip())
+            hint = "a text stands in single quotes, a name that is no plain word in backticks"
+            raise FilterError(
+                f"{text[place : place + 20]!r} at character {place + 1} is not understood", where="where", hint=hint
+            )
+        kind = match.lastgroup or ""
+        found.append(Token(kind, match[kind], match.start(kind) + 1))
+        at = match.end()
+    if not found:
+        raise FilterError("the condition is empty", where="where", hint="metrics.accuracy > 0.9")
+    return found
+
+
+def _unquoted(token: Token) -> str:
+    if token.kind == "text":
+        return token.text[1:-1].replace("''", "'")
+    if token.kind == "quoted":
+        return token.text[1:-1].replace('""', '"') if token.text[0] == '"' else token.text[1:-1]
+    return token.text

@@ -73,7 +73,7 @@ class LoggedEvent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One event of a run, as it would stand in its journal: a kind, and the kind's own fields."""
 
     kind: str
-    data: msgspec.Raw = msgspec.Raw(b"{}")
+    data: dict[str, Any] = {}
 
 
 class NewProject(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -221,8 +221,8 @@ def as_event(i: int, one: LoggedEvent) -> events.Event:
             f"kind {one.kind[:60]!r} is not allowed", key=f"events[{i}].kind", hint=f"allowed: {', '.join(LOGGED)}"
         )
     try:
-        event: Any = msgspec.json.decode(one.data, type=events.KINDS[one.kind])
-    except msgspec.DecodeError as problem:
+        event: Any = msgspec.convert(one.data, type=events.KINDS[one.kind])
+    except msgspec.ValidationError as problem:
         raise RejectedError(f"the data do not fit {one.kind}: {problem}", key=f"events[{i}].data") from None
     form = {
         "metrics.logged": ("values", as_metrics), "parameters.added": ("params", as_params), "tags.changed": ("set", as_tags),

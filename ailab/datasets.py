@@ -132,16 +132,16 @@ def examine(path: str, name: str, *, format: str | None = None, encoding: str | 
     return read[chosen]()
 
 
-def preview(path: str, contents_format: str, schema: dict[str, Any], limit: int) -> list[dict[str, Any]]:
+def preview(path: str, format: str, schema: dict[str, Any], limit: int) -> list[dict[str, Any]]:  # noqa: A002
     """The first rows of a file that was examined, as objects by column; long values are cut, NaN and infinities are texts."""
     columns = [(column["name"], column["type"]) for column in schema.get("columns", [])]
     encoding = schema.get("encoding") or "utf-8"
     rows: Iterable[Row]
-    if contents_format == "parquet":
+    if format == "parquet":
         rows = _parquet_rows(path, limit)
-    elif contents_format == "csv":
+    elif format == "csv":
         rows = islice(_csv_rows(path, columns, encoding, schema.get("delimiter") or ","), limit)
-    elif contents_format == "ndjson":
+    elif format == "ndjson":
         rows = (row for row, _ in islice(_lines(path, encoding), limit))
     else:
         rows = (row for row, _ in islice(_json_rows(path, encoding), limit))

@@ -121,7 +121,9 @@ _PROJECTS = """
 """
 
 
-def list_projects(lab: Lab, *, q: str | None = None, trashed: bool = False, limit: int = LIMIT_DEFAULT) -> Page:
+def list_projects(
+    lab: Lab, *, q: str | None = None, trashed: bool = False, limit: int = LIMIT_DEFAULT, only: str | None = None
+) -> Page:
     """Projects, the most active first.
 
     Args:
@@ -129,6 +131,7 @@ def list_projects(lab: Lab, *, q: str | None = None, trashed: bool = False, limi
         q: only those that have this text in id, name or description.
         trashed: those in the trash instead.
         limit: how many at most, 1 to 1,000.
+        only: no other one than this.
 
     Returns:
         A page of ProjectView.
@@ -138,10 +141,11 @@ def list_projects(lab: Lab, *, q: str | None = None, trashed: bool = False, limi
         _PROJECTS.format(only="")
         + """
         WHERE p.trashed = $1 AND ($2 IS NULL OR contains(lower(concat_ws(' ', p.project_id, p.name, p.description)), lower($2)))
+          AND ($3 IS NULL OR p.project_id = $3)
         ORDER BY last_activity DESC, p.project_id
     """
     )
-    rows = lab.rows(text, [trashed, q])
+    rows = lab.rows(text, [trashed, q, only])
     return Page(rows=[_project(row) for row in rows[:limit]], total=len(rows))
 
 
@@ -327,13 +331,24 @@ def preview_dataset(lab: Lab, text: str, *, limit: int = PREVIEW_MAX) -> Dataset
     Raises:
         NotFoundError: there is none, or its bytes are not in this store.
     """
+    found, given = preview_job(lab, text, limit)
+    rows = datasets.preview(given["path"], given["format"], given["schema"], limit)
+    return DatasetPreview(rows=rows, total=found.rows, showing=len(rows))
+
+
+def preview_job(lab: Lab, text: str, limit: int) -> tuple[DatasetDetail, dict[str, Any]]:
+    """The version that a text means, and what `datasets.preview` is to be given.
+
+    Raises:
+        NotFoundError: there is none, or its bytes are not in this store.
+    """
     found = get_dataset(lab, text)
     blobs.open_blob(lab.store, found.sha256).close()
     schema = {
         "columns": msgspec.to_builtins(found.columns_detail), "encoding": found.encoding, "delimiter": found.delimiter,
     }  # fmt: skip
-    rows = datasets.preview(lab.store.blob_path(found.sha256), found.format, schema, limit)
-    return DatasetPreview(rows=rows, total=found.rows, showing=len(rows))
+    path = lab.store.blob_path(found.sha256)
+    return found, {"path": path, "format": found.format, "schema": schema, "limit": limit}
 
 
 def open_dataset(lab: Lab, text: str) -> tuple[DatasetDetail, IO[bytes]]:

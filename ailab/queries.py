@@ -406,8 +406,8 @@ def list_artifacts(lab: Lab, run_id: str) -> list[ArtifactFile]:
     return get_run(lab, run_id).artifact_files
 
 
-def open_artifact(lab: Lab, run_id: str, path: str) -> tuple[ArtifactFile, IO[bytes]]:
-    """The newest version of a file of a run that is not in the trash, opened for reading.
+def open_artifact(lab: Lab, run_id: str, path: str, *, version: int | None = None) -> tuple[ArtifactFile, IO[bytes]]:
+    """The newest, or a given, version of a file of a run that is not in the trash, opened for reading.
 
     The path is only ever compared with those the run has; what is opened is the blob of that file's digest.
 
@@ -415,7 +415,7 @@ def open_artifact(lab: Lab, run_id: str, path: str) -> tuple[ArtifactFile, IO[by
         NotFoundError: there is no such run, file, or its bytes are not in this store.
     """
     files = [a for a in list_artifacts(lab, run_id) if not a.trashed]
-    found = next((a for a in files if a.path == path), None)
+    found = next((a for a in files if a.path == path and version in {None, a.version}), None)
     if found is None:
         near = difflib.get_close_matches(path, [a.path for a in files], n=3, cutoff=0.3)
         raise NotFoundError("artifact", path, nearest=near)
@@ -586,9 +586,9 @@ def trashed_runs(lab: Lab, *, days: float) -> list[str]:
 
 
 def list_changes(
-    lab: Lab, *, run_id: str | None = None, project_id: str | None = None, limit: int = LIMIT_DEFAULT
-) -> Page:  # fmt: skip
-    """What was changed, newest first, of one run, of a project with its runs and datasets, or of everything.
+    lab: Lab, *, run_id: str | None = None, project_id: str | None = None, event: str | None = None, limit: int = LIMIT_DEFAULT
+) -> Page:
+    """What was changed, newest first, of one run, of a project with its runs and datasets, by one event, or of everything.
 
     Returns:
         A page of Change.
@@ -598,8 +598,8 @@ def list_changes(
     """
     if run_id is not None:
         _check_there(lab, run_id)
-    where = f"($1 IS NULL OR run_id = $1) AND ($2 IS NULL OR {_OF_PROJECT})"
-    rows = _changes(lab, f'WHERE {where} ORDER BY "at" DESC, event DESC LIMIT $3', [run_id, project_id, limit])
+    where = f"($1 IS NULL OR run_id = $1) AND ($2 IS NULL OR {_OF_PROJECT}) AND ($4 IS NULL OR event = $4)"
+    rows = _changes(lab, f'WHERE {where} ORDER BY "at" DESC, event DESC LIMIT $3', [run_id, project_id, limit, event])
     return Page(rows=[row for row, _ in rows], total=rows[0][1] if rows else 0)
 
 

@@ -26,6 +26,7 @@ from ailab.errors import RefusedError, SettingError
 from ailab.store import find_store, open_store
 
 from . import contract, errors, markup
+from .access import Tokens
 from .catalogue import Catalogue
 from .guard import Guard, Rules
 from .routes import HANDLERS
@@ -89,11 +90,12 @@ class _Unlisted(Router):
         return []
 
 
-def create_app(dir: str | os.PathLike[str] | None = None) -> Server:  # noqa: A002  (the word everywhere in ailab)
+def create_app(dir: str | os.PathLike[str] | None = None, *, admin_token: str | None = None) -> Server:  # noqa: A002  (the word everywhere in ailab)
     """Make the server's application; nothing is opened before its startup.
 
     Args:
         dir: the store; by default as for `start_run`, and made where there is none.
+        admin_token: SHA-256 of a token that may all, besides those of the store.
     """
 
     @asynccontextmanager
@@ -102,6 +104,7 @@ def create_app(dir: str | os.PathLike[str] | None = None) -> Server:  # noqa: A0
         assert isinstance(app, Server)  # noqa: S101  (made below)
         app.guard.rules = Rules.load(setting)
         app.state.catalogue = Catalogue(setting)
+        app.guard.tokens = Tokens(app.state.catalogue.lab, admin_token)
         try:
             yield
         finally:

@@ -11,18 +11,23 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ailab import inventory, queries
 from ailab.actions import Actions
 from ailab.errors import AilabError, StoreError
 from ailab.store import find_store, open_store
 from ailab.views import Lab
+
+from .contract import actor, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from litestar import Request
 
-    from ailab.queries import RunDetail
     from ailab.settings import Settings
+    from ailab.store import Store
+
+    from .access import Actor
 
 MAX_AGE_S = 0.2
 _log = logging.getLogger("ailab_api")
@@ -58,10 +63,20 @@ class Catalogue:
             _log.warning("the snapshot of what is compacted was computed anew in %.1f s", self._rebuilt_s)
         return self._lab
 
-    def note(self, run_id: str, text: str) -> RunDetail:
-        """Set the note of a run; see `Actions.note`."""
+    @contextmanager
+    def acting(self, actor: Actor) -> Iterator[Actions]:
+        """The actions of the store, in somebody's name.
+
+        Raises:
+            StoreError: the store's files cannot be read or written now.
+        """
         with self._naming_the_store():
-            return self._actions.note(run_id, text)
+            yield self._actions.acting(actor.by)
+
+    @property
+    def store(self) -> Store:
+        """The store."""
+        return self._lab.store
 
     @contextmanager
     def _naming_the_store(self) -> Iterator[None]:
@@ -86,6 +101,58 @@ def catalogue_of(request: Request[Any, Any, Any]) -> Catalogue:
     return found
 
 
+@contextmanager
+def acting(request: Request[Any, Any, Any]) -> Iterator[Actions]:
+    """The actions of the store, in the name of whoever sent a request."""
+    with catalogue_of(request).acting(actor(request)) as actions:
+        yield actions
+
+
 def lab_of(request: Request[Any, Any, Any]) -> Lab:
     """The catalogue's tables, fresh enough to answer a request."""
     return catalogue_of(request).lab()
+
+
+def run_of(request: Request[Any, Any, Any]) -> str:
+    """The run that a path names, if it is there for whoever sent the request.
+
+    Raises:
+        NotFoundError: it is of a project that the token does not reach.
+    """
+    run_id, who = named(request, "run_id"), actor(request)
+    if who.project is not None:
+        who.check_project("run", run_id, queries.get_run(lab_of(request), run_id).project_id)
+    return run_id
+
+
+def runs_of(request: Request[Any, Any, Any], run_ids: list[str]) -> list[str]:
+    """The same of several runs; those that are not there are left to whoever asks for them."""
+    who = actor(request)
+    if who.project is not None:
+        for run in queries.get_runs_by_ids(lab_of(request), run_ids):
+            who.check_project("run", run.run_id, run.project_id)
+    return run_ids
+
+
+def project_of(request: Request[Any, Any, Any]) -> str:
+    """The project that a path names, if it is there for whoever sent the request.
+
+    Raises:
+        NotFoundError: the token does not reach it.
+    """
+    project_id = named(request, "project_id")
+    actor(request).check_project("project", project_id, project_id)
+    return project_id
+
+
+def dataset_of(request: Request[Any, Any, Any]) -> str:
+    """The id of the dataset version that a path means, if it is there for whoever sent the request.
+
+    Raises:
+        NotFoundError: there is none, or the token does not reach it.
+    """
+    text, who = named(request, "dataset_id"), actor(request)
+    found = inventory.find_dataset(lab_of(request), text)
+    if who.project is not None:
+        who.check_project("dataset", text, inventory.get_dataset(lab_of(request), found).project_id)
+    return found

@@ -13,14 +13,15 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, Parameter, Reference, RequestBody, Schema
+from litestar.openapi.spec import OpenAPIResponse, Operation, Parameter, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from ailab.errors import FilterError
+from ailab.errors import FilterError, RefusedError
 from ailab.filters import parse_count, parse_switch
 from ailab.problems import Problem
 
 from . import errors, examples
+from .access import Actor, is_loopback
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -136,12 +137,42 @@ class Asked:
         return None if text is None else parse_switch(name, text)
 
 
+def check_access(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Refuse who may not do what the route does; a route that does not say who may is closed to all but admins.
+
+    Raises:
+        RefusedError: the role does not suffice, or the token is of one project and the route is not.
+        TooManyError: the limit of a window is reached.
+    """
+    found, needs = actor(connection), handler.opt.get("needs", "admin")
+    if not found.may(needs):
+        raise RefusedError(f"the role {found.role} may not do this", hint=f"it needs the role {needs}")
+    if found.project is not None and not handler.opt.get("confined", False):
+        raise RefusedError("a token of one project may not do this", hint="it needs a token without a project")
+    counts = handler.opt.get("counts")
+    if counts is not None and not (found.anonymous and is_loopback(found.address)):
+        wait = connection.app.guard.limits.take(found, counts)  # type: ignore[attr-defined]  # ours
+        if wait is not None:
+            raise errors.TooManyError(counts, wait)
+
+
+def actor(connection: ASGIConnection[Any, Any, Any, Any]) -> Actor:
+    """Who sent a request; nobody who may anything, where no guard has said so."""
+    found: Actor = connection.scope.get("ailab_actor", _NOBODY)  # type: ignore[assignment]  # put there by the guard
+    return found
+
+
+_NOBODY = Actor(role="none")
+
+
 async def check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Refuse what the route's table does not name; keep the rest for `asked`. Stands before every handler.
 
     Raises:
+        RefusedError: it is not theirs to ask; see `check_access`.
         FilterError: the query string does not parse, or a name is unknown or given twice.
     """
+    check_access(connection, handler)
     known: tuple[Ask, ...] = handler.opt.get("asks", ())
     pairs = _parse(connection.scope["query_string"])
     seen: set[str] = set()
@@ -205,11 +236,22 @@ _TOTAL = {"X-Total-Count": {"description": "How many there are, whatever the lim
 _PATHS = {
     "run_id": ("The run's id.", examples.RUN_ID),
     "path": ("The file's place in the run; slashes stand as they are.", examples.PATH),
+    "project_id": ("The project's id.", "iris"),
+    "dataset_id": ("The version's id; NAME@vN, NAME (for the newest) and a SHA-256 mean one too.", examples.DATASET_ID),
+    "event": ("The event's id, SEGMENT:SEQ.", examples.EVENT),
+    "segment": ("The segment's name.", examples.SEGMENT),
 }
 _ERRORS = {
     400: "A part of the request is not allowed; `where` says which.",
+    401: "A token is needed, or the one that was sent does not count.",
+    403: "The role of the token does not suffice.",
     404: "What was asked for is not there; `nearest` says what is.",
-    415: "The body is not application/json.",
+    409: "It does not fit what is there now; `nearest` says what is in its way.",
+    412: "It was changed since.",
+    413: "The body is too large.",
+    415: "The body is of a type that is not allowed.",
+    416: "There are no such bytes.",
+    429: "Too many of them; Retry-After says when to come again.",
     503: "The store cannot be used now.",
 }
 
@@ -225,6 +267,11 @@ def route(
     total: bool = False,
     fails: tuple[int, ...] = (400,),
     media: str = "application/json",
+    needs: str = "reader",
+    confined: bool = False,
+    counts: str | None = None,
+    upload: tuple[Ask, ...] | None = None,
+    waits: bool = False,
 ) -> dict[str, Any]:
     """The keyword arguments of a Litestar handler: what is checked, and what the OpenAPI document says of it.
 
@@ -238,22 +285,33 @@ def route(
         total: whether the answer has X-Total-Count.
         fails: the statuses of its errors.
         media: the media type of its answer.
+        needs: the role that it takes.
+        confined: whether it shows a token of one project nothing but that project.
+        counts: what a peer off loopback has done less often for it in a window: writes or uploads.
+        waits: whether the handler waits for something besides a body, and so is no plain function.
+        upload: that its body is a file, and which query parameters may be fields of its form as well.
     """
+    if needs == "writer" and counts is None:
+        counts = "writes"
+    fails = tuple(sorted({*fails, 401, 403, *((429,) if counts else ())}))
     return {
         "operation_id": name,
         "summary": summary,
         "tags": [tag],
-        "opt": {"asks": asks},
-        "operation_class": _operation(asks, example, body, media, total=total),
+        "opt": {"asks": asks, "needs": needs, "confined": confined, "counts": counts},
+        "operation_class": _operation(asks, example, body, media, total=total, upload=upload),
+        **({"request_max_body_size": None} if upload is not None else {}),
         "responses": {
             status: ResponseSpec(Problem, description=_ERRORS[status], media_type=errors.MEDIA_TYPE, generate_examples=False)
             for status in fails
         },
-        **({"sync_to_thread": False} if body is None else {}),  # a handler with a body waits for it, so it is no plain function
+        **({"sync_to_thread": False} if body is None and upload is None and not waits else {}),
     }
 
 
-def _operation(asks: tuple[Ask, ...], example: Any, body: msgspec.Struct | None, media: str, *, total: bool) -> type[Operation]:
+def _operation(
+    asks: tuple[Ask, ...], example: Any, body: msgspec.Struct | None, media: str, *, total: bool, upload: tuple[Ask, ...] | None
+) -> type[Operation]:
     """Litestar fills an Operation from a handler's signature; this one adds what our tables say."""
 
     @dataclass
@@ -265,16 +323,20 @@ def _operation(asks: tuple[Ask, ...], example: Any, body: msgspec.Struct | None,
                 if status.startswith("2") and isinstance(found, OpenAPIResponse) and found.content:
                     (content,) = found.content.values()
                     found.content = {media: content}
-            if body is not None:
-                self.request_body = RequestBody(content={"application/json": _body(body)}, required=True)
 
         def to_schema(self) -> dict[str, Any]:
             """The operation as it stands in the document; examples go in last, since Litestar takes what is null out of them."""
             found = super().to_schema()
             for status, answer in found["responses"].items():
                 if status.startswith("2"):
-                    answer["content"][media]["example"] = msgspec.to_builtins(example)
+                    if "content" in answer:
+                        answer["content"][media]["example"] = msgspec.to_builtins(example)
                     answer["headers"] = _TOTAL if total else {}
+            if body is not None:
+                content = {"schema": _schema_of(type(body)), "example": msgspec.to_builtins(body)}
+                found["requestBody"] = {"content": {"application/json": content}, "required": True}
+            elif upload is not None:
+                found["requestBody"] = {"content": _file_content(upload), "required": True}
             return found
 
     return Documented
@@ -286,14 +348,30 @@ def _path_parameter(found: Any) -> Any:
     return found
 
 
-def _body(example: msgspec.Struct) -> OpenAPIMediaType:
-    fields = msgspec.json.schema(type(example))["$defs"][type(example).__name__]
-    properties: dict[str, Reference | Schema] = {
-        name: Schema(
-            type=OpenAPIType(field["type"]),
-            items=Schema(type=OpenAPIType(field["items"]["type"])) if "items" in field else None,
-        )
-        for name, field in fields["properties"].items()
+def _schema_of(shape: type[Any]) -> dict[str, Any]:
+    """The JSON schema of a body, with everything that it refers to in its place."""
+    whole = msgspec.json.schema(shape)
+
+    def inlined(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inlined(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return inlined(whole["$defs"][part["$ref"].rpartition("/")[2]])
+        return {key: inlined(value) for key, value in part.items() if key != "$defs"}
+
+    found: dict[str, Any] = inlined(whole)
+    return found
+
+
+def _file_content(fields: tuple[Ask, ...]) -> dict[str, Any]:
+    """A file as a body: in a form, beside the query parameters that may be its fields as well, or by itself."""
+    parts = {ask.name: {"type": "string", "description": ask.description} for ask in fields}
+    form = {
+        "type": "object", "properties": {"file": {"type": "string", "format": "binary"}, **parts}, "required": ["file"],
+    }  # fmt: skip
+    return {
+        "multipart/form-data": {"schema": form},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     }
-    schema = Schema(type=OpenAPIType.OBJECT, properties=properties, required=fields["required"], additional_properties=False)
-    return OpenAPIMediaType(schema=schema, example=msgspec.to_builtins(example))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 import os
 import re
 from http import HTTPStatus
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
     from litestar.types import Scope
 
 MEDIA_TYPE = "application/problem+json"
+
+
+class TooManyError(AilabError):
+    """The limit of a window is reached; `wait` is how many seconds are left of it."""
+
+    def __init__(self, what: str, wait: float) -> None:
+        super().__init__(f"too many {what}", hint=f"wait {max(1, round(wait))} s")
+        self.wait = wait
+
+
 DETAIL_MAX = 600
 """Characters of `detail`: what was sent is quoted in it, and may be long."""
 
@@ -53,6 +64,8 @@ def problem_of(error: Exception, *, instance: str) -> Problem:
     found = problems.problem_of(error, _cut(_sentence(error)), instance=instance) if isinstance(error, AilabError) else None
     if found is not None:
         return found
+    if isinstance(error, TooManyError):
+        return problem(429, error.message, instance=instance, hint=error.hint)
     if isinstance(error, HTTPException) and 400 <= error.status_code < 500:  # noqa: PLR2004  (the client's errors)
         return problem(error.status_code, str(error.detail), instance=instance)
     return problem(500, "the server failed at this request", instance=instance, hint="its log says why")
@@ -77,6 +90,8 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, HTTPException):
         _say_more(request, found)
+    if isinstance(error, TooManyError):
+        headers["Retry-After"] = str(max(1, math.ceil(error.wait)))
     return Response(found, status_code=found.status, media_type=MEDIA_TYPE, headers=headers)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ailab.columns import Column
+from ailab.inventory import DatasetDetail, DatasetPreview, DatasetView, ProjectView
 from ailab.queries import (
     ArtifactFile,
     Change,
@@ -20,6 +22,8 @@ OTHER_ID = "06d3v8f0n2p5r8s3v6y1b4d7g9"
 PATH = "checkpoints/svm_metrics.csv"
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 DATASET_ID = f"iris@sha256:{SHA256}"
+SEGMENT = "20261120T093000000000Z_lab_4711_0badcafe"
+EVENT = f"{SEGMENT}:3"
 AT = "2026-11-20T09:30:00.000000Z"
 LATER = "2026-11-20T09:30:12.500000Z"
 _METRICS: dict[str, Number] = {"accuracy": 0.97, "val_loss": 0.12}
@@ -50,7 +54,24 @@ DETAIL = RunDetail(
 )  # fmt: skip
 COMPARISON = RunComparison(metric_keys=["accuracy", "val_loss"], param_keys=["learning_rate", "model_name"], runs=[DETAIL])
 POINT = MetricPoint(key="val_loss", step=1, time=AT, value=0.12)
+PROJECT = ProjectView(
+    project_id="iris", name="Iris", description="flowers", created_at=AT, trashed=False, dataset_count=1, run_count=2,
+    runs_by_status={"completed": 2}, total_dataset_bytes=3975, last_activity=LATER,
+)  # fmt: skip
+DATASET = DatasetView(
+    dataset_id=DATASET_ID, name="iris", version=1, versions=1, sha256=SHA256, size=3975, format="csv", rows=150, columns=5,
+    description="Fisher's flowers", tags={"gold": None}, project_id="iris", project="Iris", parent_id=None, file="iris.csv",
+    created_at=AT, by=None, trashed=False,
+)  # fmt: skip
+DATASET_DETAIL = DatasetDetail(
+    **{name: getattr(DATASET, name) for name in DatasetView.__struct_fields__}, metadata={"source": "UCI"}, encoding="utf-8",
+    delimiter=",", notes=[], schema_changes=[], run_count=2,
+    columns_detail=[
+        Column(name="petal_length", type="float", nullable=False, nulls=0, distinct=43, min=1.0, max=6.9, examples=[1.4, 1.3])
+    ],
+)  # fmt: skip
+PREVIEW = DatasetPreview(rows=[{"petal_length": 1.4, "species": "setosa"}], total=150, showing=1)
 CHANGE = Change(
-    event="20261120T093000000000Z_lab_4711_0badcafe:3", at=LATER, by="ada", via="http", run_id=RUN_ID, kind="note.changed",
+    event=EVENT, at=LATER, by="ada", via="http", run_id=RUN_ID, kind="note.changed",
     field="note", old="first try", new="PUBLISH: best model",
 )  # fmt: skip

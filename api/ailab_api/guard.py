@@ -1,15 +1,18 @@
 """The guard: stands in front of every route, known or not, and decides from the request line and headers alone.
 
-A request passes only if its path is plain, its Host is one that we answer to (loopback, or AILAB_ALLOWED_HOSTS), and, where
-it may change something or carries a body, it cannot have been sent by a foreign web page: Origin is ours or allowed by
-AILAB_CORS_ORIGINS, Sec-Fetch-Site is not foreign, and a body is application/json, which no page may send across origins
-without asking first. Safe methods are listed and all others guarded, so a new method is guarded from its first day.
-Every answer, also a refusal or a 404, leaves with the security headers. Forwarding headers (X-Forwarded-…) are not read.
+A request passes only if its path is plain, its Host is one that we answer to (loopback, the address that it came to, or
+AILAB_ALLOWED_HOSTS), and, where it may change something or carries a body, it cannot have been sent by a foreign web page: Origin
+is ours or allowed by AILAB_CORS_ORIGINS, Sec-Fetch-Site is not foreign, and a body is application/json, which no page may send
+across origins without asking first; files alone, at the paths of `UPLOADS`, come as what they are. Then it is known who asks
+(`access`), or it is refused; what they may do is decided at the route. Safe methods are listed and all others guarded, so a new
+method is guarded from its first day. Every answer, also a refusal or a 404, leaves with the security headers. Forwarding headers
+(X-Forwarded-…) are not believed: where there are any, the request counts as one from elsewhere.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +21,11 @@ import msgspec
 from ailab.errors import SettingError
 
 from . import errors
+from .access import Actor, Limits, Tokens, address_of, is_local, token_in
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from litestar.types import ASGIApp, Message, Receive, Send
 
     from ailab.problems import Problem
@@ -30,6 +36,17 @@ LOCAL_NAMES = frozenset({"localhost"})
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9](?:[a-z0-9._-]{0,252}))(?::([0-9]{1,5}))?")
 _ORIGIN = re.compile(r"(https?)://([^/?#@\s]+)")
 _JSON_TYPE = re.compile(r'application/json\s*(?:;\s*charset\s*=\s*"?utf-?8"?\s*)?', re.IGNORECASE)
+_UPLOAD_TYPE = re.compile(
+    r"(multipart/form-data\s*;.*boundary=.+|application/(octet-stream|x-ndjson|ndjson|jsonl|json|vnd\.apache\.parquet|x-parquet|zip"
+    r"|gzip|pdf)|text/(csv|tab-separated-values)|image/[\w.+-]+)\s*(;.*)?",
+    re.IGNORECASE,
+)
+UPLOADS = re.compile(
+    r"POST /datasets|POST /artifacts/[^/]+|PUT /journal/[^/]+|POST /api/modellab/(datasets(/upload)?|artifacts/[^/]+)"
+)
+"""Where a body may be a file: no plain text, which any page may send."""
+OPEN_PATHS = frozenset({"/health"})
+"""What answers whoever asks: whether the server is there."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 CONTENT_SECURITY_POLICY = (
@@ -112,6 +129,14 @@ class Rules(msgspec.Struct, frozen=True):
         return host.is_local or any(host.host == h.host and h.port in {None, host.port} for h in self.hosts)
 
 
+def is_address(host: Authority, address: str) -> bool:
+    """Whether a host is written as this address: no name, so none that somebody else may point to us."""
+    try:
+        return ipaddress.ip_address(host.host.strip("[]")) == ipaddress.ip_address(address)
+    except ValueError:
+        return False
+
+
 def _entry(name: str, text: str, found: Any, example: str) -> Any:
     if found is None:
         raise SettingError(
@@ -132,6 +157,8 @@ class Guard:
     def __init__(self, app: ASGIApp, rules: Rules, *, styles: tuple[str, ...] = ()) -> None:
         self.app = app
         self.rules = rules
+        self.tokens: Tokens | None = None
+        self.limits = Limits()
         policy = CONTENT_SECURITY_POLICY.format(styles="".join(f" '{style}'" for style in styles))
         self._headers = [(b"content-security-policy", policy.encode()), *_SECURITY]
 
@@ -151,11 +178,40 @@ class Guard:
         refusal = self._refusal(request)
         if refusal is not None:
             await _answer(send_guarded, refusal)
-        elif request.is_preflight:
+            return
+        if request.is_preflight:
             await send_guarded({"type": "http.response.start", "status": 204, "headers": _preflight_headers()})
             await send_guarded({"type": "http.response.body", "body": b"", "more_body": False})
-        else:
+            return
+        actor = self._identify(request)
+        if isinstance(actor, Actor):
+            scope["ailab_actor"] = actor
             await self.app(scope, receive, send_guarded)
+        else:
+            await _answer(send_guarded, *actor)
+
+    def _identify(self, request: _Request) -> Actor | tuple[Problem, list[tuple[bytes, bytes]]]:
+        """Who asks, or why nobody is known and what headers tell them."""
+        host = parse_authority(request.all("host")[0])
+        address = address_of(request.scope)
+        nobody = Actor(role="none", address=address)
+        text = token_in(request.all("authorization"))
+        if text is None:
+            if is_local(request.scope, request.headers, host_is_local=host is not None and host.is_local):
+                return Actor(role="admin", address=address)
+            if request.path in OPEN_PATHS:
+                return nobody
+            hint = "send Authorization: Bearer TOKEN; `ailab token create` makes one"
+            return request.problem(401, "a token is needed", where="Authorization", hint=hint), _CHALLENGE
+        wait = self.limits.is_spent(nobody, "failures")
+        if wait is not None:
+            refusal = request.problem(429, "too many tokens that are none", where="Authorization", hint=f"wait {wait:.0f} s")
+            return refusal, retry_after(wait)
+        found = self.tokens.find(text, address) if self.tokens is not None and text else None
+        if found is None:
+            self.limits.take(nobody, "failures")
+            return request.problem(401, "the token does not count", where="Authorization", hint="it may be revoked"), _CHALLENGE
+        return found
 
     def _complete(self, headers: list[tuple[bytes, bytes]], origin: str | None) -> list[tuple[bytes, bytes]]:
         there = {name.lower() for name, _ in headers}
@@ -165,7 +221,10 @@ class Guard:
         if origin is not None:
             headers += [
                 (b"access-control-allow-origin", origin.encode()),
-                (b"access-control-expose-headers", b"X-Total-Count, ETag"),
+                (
+                    b"access-control-expose-headers",
+                    b"X-Total-Count, ETag, Link, Location, Retry-After, Content-Range, X-Position, X-Cursor",
+                ),
             ]
         return headers
 
@@ -184,7 +243,8 @@ class Guard:
         host = parse_authority(hosts[0])
         if host is None:
             return request.problem(400, f"Host {hosts[0][:100]!r} does not parse", where="Host")
-        if not self.rules.allows_host(host):
+        server = request.scope.get("server")
+        if not self.rules.allows_host(host) and not (server and is_address(host, str(server[0]))):
             hint = "a name of this server: localhost, 127.0.0.1, [::1], or one in AILAB_ALLOWED_HOSTS"
             return request.problem(421, f"this server does not go by {hosts[0][:100]!r}", where="Host", hint=hint)
         return None
@@ -219,13 +279,13 @@ class _Request:
         self.scope = scope
         self.method = str(scope["method"]).upper()
         self.path = str(scope["path"])
-        self._headers: dict[str, list[str]] = {}
+        self.headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
-            self._headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").strip())
+            self.headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").strip())
 
     def all(self, name: str) -> list[str]:
         """Every value of a header, name in lower case."""
-        return self._headers.get(name, [])
+        return self.headers.get(name, [])
 
     @property
     def origin(self) -> str | None:
@@ -236,7 +296,7 @@ class _Request:
     @property
     def is_preflight(self) -> bool:
         """Whether a browser asks on behalf of a page of another origin."""
-        return self.method == "OPTIONS" and "origin" in self._headers and "access-control-request-method" in self._headers
+        return self.method == "OPTIONS" and "origin" in self.headers and "access-control-request-method" in self.headers
 
     def problem(self, status: int, detail: str, *, where: str | None = None, hint: str | None = None) -> Problem:
         """A refusal of this request."""
@@ -255,11 +315,17 @@ class _Request:
     def body_problem(self) -> Problem | None:
         """Why the body's type is not allowed; a request without a body needs none."""
         lengths = self.all("content-length")
-        if "transfer-encoding" not in self._headers and all(length == "0" for length in lengths):
+        if "transfer-encoding" not in self.headers and all(length == "0" for length in lengths):
             return None
         types = self.all("content-type")
         if len(types) == 1 and _JSON_TYPE.fullmatch(types[0]):
             return None
+        is_upload = UPLOADS.fullmatch(f"{self.method} {self.path}") is not None
+        if is_upload and len(types) == 1 and _UPLOAD_TYPE.fullmatch(types[0]):
+            return None
+        if is_upload:
+            hint = "send multipart/form-data, or the file as application/octet-stream or what it is"
+            return self.problem(415, f"Content-Type: {', '.join(types)[:100] or 'none'}", where="Content-Type", hint=hint)
         said = ", ".join(types)[:100] or "none"
         return self.problem(415, f"Content-Type: {said}", where="Content-Type", hint="send Content-Type: application/json")
 
@@ -267,13 +333,21 @@ class _Request:
 def _preflight_headers() -> list[tuple[bytes, bytes]]:
     return [
         (b"access-control-allow-methods", _ALLOW_METHODS),
-        (b"access-control-allow-headers", b"Content-Type"),
+        (b"access-control-allow-headers", b"Content-Type, Authorization, Last-Event-ID, If-None-Match, Range"),
         (b"access-control-max-age", b"600"),
     ]
 
 
-async def _answer(send: Send, refusal: Problem) -> None:
+def retry_after(seconds: float) -> list[tuple[bytes, bytes]]:
+    """The header that says when to come again."""
+    return [(b"retry-after", str(max(1, math.ceil(seconds))).encode())]
+
+
+_CHALLENGE = [(b"www-authenticate", b"Bearer"), (b"www-authenticate", b'Basic realm="ailab", charset="UTF-8"')]
+
+
+async def _answer(send: Send, refusal: Problem, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
     content = errors.encode(refusal)
-    headers = [(b"content-type", errors.MEDIA_TYPE.encode()), (b"content-length", str(len(content)).encode())]
+    headers = [(b"content-type", errors.MEDIA_TYPE.encode()), (b"content-length", str(len(content)).encode()), *more]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": content, "more_body": False})

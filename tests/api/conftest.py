@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 from live import BIG, NASTY, STORE, environment, launch
+
+REAL = {
+    "run_id": "run-a", "path": "metrics.csv", "project_id": "iris", "dataset_id": "flowers", "event": "nothing:1", "segment": "x",
+}  # fmt: skip
+"""What stands for the parts of paths."""
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +53,17 @@ def start(tmp_path):
         live.end()
 
 
+@pytest.fixture(scope="session")
+def playground(store, tmp_path_factory):
+    """A server on a copy of the store of six runs, for tests that change whatever they like."""
+    copy = tmp_path_factory.mktemp("playground") / "store"
+    shutil.copytree(store, copy, copy_function=os.link)  # files never change, so links will do
+    live = launch(copy.parent, dir=copy)
+    yield live
+    code, err = live.end()
+    assert (code, err) == (-signal.SIGTERM, "")
+
+
 @pytest.fixture
 def lab(store):
     """The catalogue of the store of six runs, in this process."""
@@ -60,7 +79,7 @@ def routes(server):
     """Every route of the OpenAPI document as (method, path with real ids in it, template, operation)."""
     document = server.get("/schema/openapi.json").json()
     return [
-        (verb.upper(), template.replace("{run_id}", "run-a").replace("{path}", "metrics.csv"), template, operation)
+        (verb.upper(), re.sub(r"{(\w+)}", lambda part: REAL[part[1]], template), template, operation)
         for template, item in document["paths"].items()
         for verb, operation in item.items()
     ]

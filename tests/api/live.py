@@ -27,6 +27,9 @@ STORE = """
 import math, os, sys
 from pathlib import Path
 import ailab
+from ailab import blobs, datasets
+from ailab.actions import Actions
+from ailab.bodies import DatasetFields
 
 os.environ["AILAB_DIR"], nasty, big = sys.argv[1], sys.argv[2], int(sys.argv[3])
 Path("metrics.csv").write_text("epoch,loss\\n0,0.9\\n1,0.5\\n")
@@ -71,6 +74,12 @@ with ailab.start_run("big", id="run-big", project="files") as run:
     run.log_artifact("big.bin")
 with ailab.start_run("notes", id="run-w", project="notes"):
     pass
+with Actions(ailab.connect(sys.argv[1]).lab, via="sdk") as actions:
+    with open("metrics.csv", "rb") as file:
+        incoming = blobs.Incoming(actions.lab.store)
+        incoming.write(file.read())
+    contents = datasets.examine("metrics.csv", "metrics.csv")
+    actions.add_dataset(incoming, contents, file="metrics.csv", fields=DatasetFields(name="flowers", project_id="iris"))
 """
 
 SERVER = """

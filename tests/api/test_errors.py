@@ -73,9 +73,7 @@ def test_an_unknown_route_is_404(server):
         problem(server.get(path), 404, "no-route")
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("DELETE", "/runs/run-a"), ("PUT", "/runs"), ("POST", "/runs"), ("BREW", "/health")]
-)
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/runs"), ("PUT", "/runs"), ("POST", "/health"), ("BREW", "/health")])
 def test_a_method_that_is_not_there_is_405(server, method, path):
     """A known path with another method says so, and lists the methods."""
     answer = server.ask(method, path)
@@ -348,6 +346,7 @@ def test_every_class_of_error_has_one_answer():
         ours.RejectedError("a note is too long", key="note"): (400, "rejected", "a note is too long"),
         ours.SettingError("no setting 'a'"): (400, "setting", "no setting 'a'"),
         ours.RefusedError("not here"): (403, "refused", "not here"),
+        ours.ConflictError("run 'a' is there", nearest=["a"]): (409, "conflict", "run 'a' is there"),
         ours.StoreError("no store here", path="/home/ada/lab/events"): (503, "store", "no store here: events"),
         ours.StoreError("events cannot be written to /home/ada/lab/events/segments", path="/home/ada/lab/events"): (
             503, "store", "events cannot be written to events/segments: events",

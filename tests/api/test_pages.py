@@ -247,5 +247,6 @@ def test_curl_lines_of_the_manual_parse(server, routes):
     for line, (verb, _, _, operation) in zip(lines, routes, strict=True):
         words = shlex.split(line)
         assert words[-1].startswith(f"{server.url}/"), line
-        assert ("-d" in words) == ("requestBody" in operation)
-        assert ("-X" in words) == (verb not in {"GET", "POST"})
+        content = operation.get("requestBody", {}).get("content", {})
+        assert ("-d" in words, "-F" in words) == ("application/json" in content, "multipart/form-data" in content)
+        assert ("-X" in words) == (verb != "GET")

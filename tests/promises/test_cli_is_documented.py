@@ -65,7 +65,7 @@ def asked() -> list[tuple[str, str]]:
     lines = [line for block in blocks(page("api/README.md")) if block.language in CODE for line in block.text.splitlines()]
     found = []
     for line in lines:
-        url = re.search(r"^curl\b.*?(?:\$URL|https?://[^/\s]+)(/[^\s\"'?]*)", line)
+        url = re.search(r"^(?:[A-Z]+=\$\()?curl\b.*?(?:\$URL|https?://[^/\s]+)(/[^\s\"'?]*)", line)
         method = re.search(r"-X ([A-Z]+)", line)
         if url:
             found.append((method[1] if method else "GET", url[1]))

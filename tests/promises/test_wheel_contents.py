@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-BASE = frozenset(("click", "duckdb", "gitpython", "litestar", "msgspec", "psutil", "pyarrow", "rich", "uvicorn"))
+BASE = frozenset(("click", "duckdb", "gitpython", "litestar", "msgspec", "multipart", "psutil", "pyarrow", "rich", "uvicorn"))
 
 
 @pytest.fixture(scope="module")

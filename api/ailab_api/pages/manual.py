@@ -97,8 +97,11 @@ def curl_line(path: str, verb: str, found: dict[str, Any], base: str) -> str:
             path = path.replace("{" + parameter["name"] + "}", quote(example))
         elif parameter.get("required") or parameter["name"] in {"limit", "max_points"}:
             query.append((parameter["name"], example))
-    words = ["curl"] + (["-X", verb.upper()] if verb not in {"get", "post"} else [])
-    body = found.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+    words = ["curl"] + (["-X", verb.upper()] if verb != "get" else [])
+    content = found.get("requestBody", {}).get("content", {})
+    body = content.get("application/json", {}).get("example")
+    if "multipart/form-data" in content:
+        words += ["-F", "file=@FILE"]
     if body is not None:
         words += ["-H", "Content-Type: application/json", "-d", msgspec.json.encode(body).decode()]
     words.append(base + path + ("?" + urlencode(query) if query else ""))

@@ -1,79 +1,169 @@
-"""/artifacts: the files of a run, and their bytes.
-
-A download is always an attachment, of a type that no browser renders as a page, and is read in pieces: its size does not
-matter to the server's memory, and while the disk is slow other requests are answered.
-"""
+"""/artifacts: the files of a run, and their bytes."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import IO, Any
-from urllib.parse import quote
+from typing import Any
 
-from litestar import Request, Response, get
+import msgspec
+from litestar import Request, Response, delete, get, post
 from litestar.response import Stream
 
-from ailab import queries
+from ailab import blobs, queries
+from ailab.errors import FilterError, RejectedError
 from ailab.filters import LIMIT_DEFAULT
 from ailab.queries import ArtifactFile
 
 from .. import examples
-from ..catalogue import lab_of
-from ..contract import LIMIT, asked, named, route
+from ..catalogue import acting, catalogue_of, lab_of, run_of
+from ..contract import LIMIT, Ask, asked, decode_body, named, route
+from ..downloads import download
+from ..uploads import received
 
-PIECE = 256 * 1024
-_TYPES = {
-    "csv": "text/csv", "gif": "image/gif", "jpeg": "image/jpeg", "jpg": "image/jpeg", "json": "application/json",
-    "log": "text/plain", "png": "image/png", "txt": "text/plain", "webp": "image/webp",
-}  # fmt: skip
-"""Types that hold no script; everything else is application/octet-stream. Litestar says that text is UTF-8."""
+_KIND = Ask("kind", "model, checkpoint, plot, evaluation, metrics, predictions, data, log, or any other word.", "model")
+_FIELDS = (
+    Ask("path", "The file's place in the run; by default its name.", "models/svm.joblib"),
+    _KIND,
+    Ask("type", "The same as kind.", "model"),
+    Ask("metadata", "A JSON object.", '{"epoch":3}'),
+)
+
+
+class Reference(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A file that is kept elsewhere: only its place in the run, size and SHA-256 are."""
+
+    path: str
+    size: int
+    sha256: str
+    reference: bool = True
+    kind: str | None = None
+    type: str | None = None
+    metadata: dict[str, Any] = {}
 
 
 @get(
     "/artifacts/{run_id:str}",
-    **route("list_artifacts", "The files of a run, newest first, every version.", tag="artifacts", asks=(LIMIT,),
-            example=[examples.FILE], total=True, fails=(400, 404)),
+    **route("list_artifacts", "The files of a run, newest first, every version.", tag="artifacts",
+            asks=(Ask("kind", "Only files of this kind.", "model"), Ask("below", "Only what is below this folder.", "a"), LIMIT),
+            example=[examples.FILE], total=True, fails=(400, 404), confined=True),
 )  # fmt: skip
 def list_artifacts(request: Request[Any, Any, Any]) -> Response[list[ArtifactFile]]:
     """Answer with the files."""
-    limit = asked(request).count("limit", default=LIMIT_DEFAULT)
-    files = queries.list_artifacts(lab_of(request), named(request, "run_id"))
+    question = asked(request)
+    limit, kind, below = question.count("limit", default=LIMIT_DEFAULT), question.one("kind"), question.one("below")
+    files = [
+        file
+        for file in queries.list_artifacts(lab_of(request), run_of(request))
+        if kind in {None, file.kind} and (below is None or file.path.startswith(below.strip("/") + "/"))
+    ]
     return Response(files[:limit], headers={"X-Total-Count": str(len(files))})
+
+
+@post(
+    "/artifacts/{run_id:str}",
+    **route(
+        "add_artifact", "Add a file to a run, the next version of its path; a JSON body names one that is kept elsewhere.",
+        tag="artifacts", asks=_FIELDS, example=examples.FILE, needs="writer", confined=True, counts="uploads", upload=_FIELDS,
+        fails=(400, 404, 413, 415, 503),
+    ),
+)  # fmt: skip
+async def post_artifact(request: Request[Any, Any, Any]) -> Response[ArtifactFile]:
+    """Receive it, keep it, and answer with the file."""
+    run_id, question = run_of(request), asked(request)
+    queries.get_run(lab_of(request), run_id)
+    if request.headers.get("content-type", "").lower().startswith("application/json") and question.one("path") is None:
+        return _created(request, run_id, await _reference(request))
+    async with received(request, catalogue_of(request).store) as upload:
+        said = dict(question.pairs) | upload.fields
+        unknown = sorted(said.keys() - {ask.name for ask in _FIELDS})
+        if unknown:
+            allowed = ", ".join(ask.name for ask in _FIELDS)
+            raise FilterError(f"no field {unknown[0][:60]!r}", where=f"body.{unknown[0][:60]}", hint=f"allowed: {allowed}")
+        path = said.get("path") or upload.name
+        if not path:
+            raise FilterError("the file has no name", where="path", hint="send it in a form, or say path=model.joblib")
+        metadata = decode_body((said.get("metadata") or "{}").encode(), dict[str, Any])
+        check_place(path)
+        sha256, size = await asyncio.to_thread(upload.incoming.keep)
+        kind = said.get("kind") or said.get("type")
+        return _created(request, run_id, Reference(
+            path=path, size=size, sha256=sha256, kind=kind, metadata=metadata, reference=False,
+        ))  # fmt: skip
+
+
+async def _reference(request: Request[Any, Any, Any]) -> Reference:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > 1 << 20:
+            raise FilterError("the body is too large", where="body", hint="a JSON body names a file, it does not hold one")
+    found = decode_body(bytes(body), Reference)
+    if not found.reference:
+        raise RejectedError("reference is false, and there are no bytes", key="reference", hint="send the file as the body")
+    check_place(found.path)
+    return found
+
+
+def check_place(path: str) -> None:
+    """Refuse a place that leads out of the run, rather than bending it into one.
+
+    Raises:
+        RejectedError: it is absolute, goes up, or has something else in it that no path needs.
+    """
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts or "\\" in path or any(c < " " or c == "\x7f" for c in path) or ":" in parts[0][:2]:
+        raise RejectedError(
+            f"path {path[:100]!r} is not allowed", key="path", hint="allowed: a relative path with /, and no part that goes up"
+        )
+
+
+def _created(request: Request[Any, Any, Any], run_id: str, new: Reference) -> Response[ArtifactFile]:
+    if new.size < 0 or not blobs.is_digest(new.sha256):
+        raise RejectedError(f"sha256 {new.sha256[:80]!r} or size is none", key="sha256", hint="64 hexadecimal digits, and bytes")
+    with acting(request) as actions:
+        found = actions.add_artifact(
+            run_id, new.path, sha256=new.sha256, size=new.size, kind=new.kind or new.type, metadata=new.metadata,
+            reference=new.reference,
+        )  # fmt: skip
+    return Response(found, status_code=201, headers={"Location": found.url})
+
+
+def _path(request: Request[Any, Any, Any]) -> str:
+    return named(request, "path").removeprefix("/")
 
 
 @get(
     "/artifacts/{run_id:str}/download/{path:path}",
-    **route("download_artifact", "The bytes of a file, in its newest version; ETag is its SHA-256.", tag="artifacts",
-            example="epoch,train_loss,val_loss\n0,0.91,0.95\n", fails=(400, 404), media="application/octet-stream"),
+    **route("download_artifact", "The bytes of a file, in its newest version; takes Range, ETag is its SHA-256.", tag="artifacts",
+            asks=(Ask("version", "An older version, counted from 1.", "1", type="integer"),),
+            example="epoch,train_loss,val_loss\n0,0.91,0.95\n", fails=(400, 404, 416), media="application/octet-stream",
+            confined=True),
 )  # fmt: skip
-def download_artifact(request: Request[Any, Any, Any]) -> Stream:
+def download_artifact(request: Request[Any, Any, Any]) -> Stream | Response[Any]:
     """Answer with the bytes; the path is compared with those of the run, and never opened."""
-    found, file = queries.open_artifact(lab_of(request), named(request, "run_id"), named(request, "path").removeprefix("/"))
-    headers = {
-        "Content-Length": str(found.size), "Content-Disposition": disposition(found.name), "ETag": f'"{found.sha256}"',
-        "Content-Security-Policy": "default-src 'none'; sandbox", "Cache-Control": "no-cache",
-    }  # fmt: skip
-    kind = _TYPES.get(found.name.rpartition(".")[2].lower(), "application/octet-stream")
-    if request.scope.get("ailab_head"):
-        file.close()
-        return Stream(_nothing(), headers=headers, media_type=kind)
-    return Stream(_pieces(file), headers=headers, media_type=kind)
+    version = asked(request).count("version", default=0, most=1_000_000) or None
+    found, file = queries.open_artifact(lab_of(request), run_of(request), _path(request), version=version)
+    return download(request, file, size=found.size, sha256=found.sha256, name=found.name)
 
 
-async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
-    with file:
-        while piece := await asyncio.to_thread(file.read, PIECE):
-            yield piece
+@delete(
+    "/artifacts/{run_id:str}/download/{path:path}", status_code=204,
+    **route("trash_artifact", "Put all versions of a file in the trash; nothing of it is lost.", tag="artifacts", example=None,
+            needs="writer", fails=(400, 404, 503), confined=True),
+)  # fmt: skip
+def delete_artifact(request: Request[Any, Any, Any]) -> None:
+    """Put it there."""
+    with acting(request) as actions:
+        actions.trash_artifact(run_of(request), _path(request))
 
 
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""  # makes this a generator
+@post(
+    "/artifacts/{run_id:str}/restore/{path:path}", status_code=200,
+    **route("restore_artifact", "Take a file out of the trash.", tag="artifacts", example=examples.FILE, needs="writer",
+            fails=(400, 404, 503), confined=True),
+)  # fmt: skip
+def restore_artifact(request: Request[Any, Any, Any]) -> ArtifactFile:
+    """Take it out, and answer with the file."""
+    with acting(request) as actions:
+        return actions.trash_artifact(run_of(request), _path(request), on=False)
 
 
-def disposition(name: str) -> str:
-    """`attachment` under a name: plain ASCII for old clients, the real one by RFC 6266 for all others."""
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in " ._-+()") else "_" for c in name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-
-
-HANDLERS = [list_artifacts, download_artifact]
+HANDLERS = [list_artifacts, post_artifact, download_artifact, delete_artifact, restore_artifact]

@@ -9,7 +9,7 @@ from ailab import queries
 from ailab.queries import RunComparison
 
 from .. import examples
-from ..catalogue import lab_of
+from ..catalogue import lab_of, runs_of
 from ..contract import Ask, asked, read_body, route
 
 _IDS = Ask("ids", "A run; repeated for each of 1 to 100 runs.", examples.RUN_ID, many=True, required=True)
@@ -24,22 +24,22 @@ class CompareBody(msgspec.Struct, forbid_unknown_fields=True):
 @get(
     "/runs/compare",
     **route("compare_runs", "Runs side by side: all metric and parameter names, and each run whole.", tag="compare", asks=(_IDS,),
-            example=examples.COMPARISON, fails=(400, 404)),
+            example=examples.COMPARISON, fails=(400, 404), confined=True),
 )  # fmt: skip
 def get_comparison(request: Request[Any, Any, Any]) -> RunComparison:
     """Answer with the comparison."""
-    return queries.compare_runs(lab_of(request), asked(request).every("ids"))
+    return queries.compare_runs(lab_of(request), runs_of(request, asked(request).every("ids")))
 
 
 @post(
     "/compare", status_code=200,
     **route("compare", "The same as GET /runs/compare, with the ids in a body.", tag="compare", example=examples.COMPARISON,
-            body=CompareBody(run_ids=[examples.RUN_ID, examples.OTHER_ID]), fails=(400, 404, 415)),
+            body=CompareBody(run_ids=[examples.RUN_ID, examples.OTHER_ID]), fails=(400, 404, 415), confined=True),
 )  # fmt: skip
 async def post_comparison(request: Request[Any, Any, Any]) -> RunComparison:
     """Answer with the comparison; nothing is created."""
     wanted = await read_body(request, CompareBody)
-    return queries.compare_runs(lab_of(request), wanted.run_ids)
+    return queries.compare_runs(lab_of(request), runs_of(request, wanted.run_ids))
 
 
 HANDLERS = [get_comparison, post_comparison]

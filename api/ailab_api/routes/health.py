@@ -13,7 +13,14 @@ from ..contract import route
 
 @get(
     "/health",
-    **route("health", "Whether the server answers, and the installation's name.", tag="health", example=examples.HEALTH),
+    **route(
+        "health",
+        "Whether the server answers, and the installation's name.",
+        tag="health",
+        example=examples.HEALTH,
+        needs="none",
+        confined=True,
+    ),
 )
 def get_health(request: Request[Any, Any, Any]) -> Health:
     """Answer."""

@@ -9,7 +9,7 @@ from ailab.queries import LeaderboardRow
 
 from .. import examples
 from ..catalogue import lab_of
-from ..contract import Ask, asked, route
+from ..contract import Ask, actor, asked, route
 
 _ASKS = (
     Ask("metric_name", "The metric to rank by.", "accuracy", required=True),
@@ -34,7 +34,14 @@ _ASKS = (
 
 @get(
     "/runs/leaderboard",
-    **route("leaderboard", "The best runs by a metric; NaN comes last.", tag="leaderboard", asks=_ASKS, example=[examples.ROW]),
+    **route(
+        "leaderboard",
+        "The best runs by a metric; NaN comes last.",
+        tag="leaderboard",
+        asks=_ASKS,
+        example=[examples.ROW],
+        confined=True,
+    ),
 )
 def get_leaderboard(request: Request[Any, Any, Any]) -> list[LeaderboardRow]:
     """Answer with the rows, best first."""
@@ -43,7 +50,7 @@ def get_leaderboard(request: Request[Any, Any, Any]) -> list[LeaderboardRow]:
     return queries.leaderboard(
         lab, question.need("metric_name", f"known metrics: {known or 'none yet'}"), top_k=question.count("top_k", default=10),
         dataset_id=question.one("dataset_id"), has_artifacts=question.switch("has_artifacts"), order=question.one("order"),
-        of=question.one("of"), project_id=question.one("project_id"),
+        of=question.one("of"), project_id=actor(request).project or question.one("project_id"),
     )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ def get_home(request: Request[Any, Any, Any]) -> str:
         tag="pages",
         example="<!doctype html>",
         media="text/html",
+        confined=True,
     ),
 )
 def get_manual(request: Request[Any, Any, Any]) -> str:
@@ -58,7 +59,9 @@ def get_manual(request: Request[Any, Any, Any]) -> str:
 
 @get(
     "/schema/openapi.json",
-    **route("openapi", "The OpenAPI document of this server.", tag="pages", example={"openapi": "3.1.0", "paths": {}}),
+    **route(
+        "openapi", "The OpenAPI document of this server.", tag="pages", confined=True, example={"openapi": "3.1.0", "paths": {}}
+    ),
 )
 def get_openapi(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
     """Answer with the document."""

@@ -8,8 +8,8 @@ from ailab import queries
 from ailab.queries import MetricPoint
 
 from .. import examples
-from ..catalogue import lab_of
-from ..contract import Ask, asked, named, route
+from ..catalogue import lab_of, run_of
+from ..contract import Ask, asked, route
 
 POINTS_MAX = 1_000_000
 _ASKS = (
@@ -26,12 +26,12 @@ _ASKS = (
 def _points(request: Request[Any, Any, Any]) -> Response[list[MetricPoint]]:
     question = asked(request)
     most = question.count("max_points", default=0, most=POINTS_MAX) or None
-    page = queries.metric_points(lab_of(request), named(request, "run_id"), keys=question.every("key") or None, max_points=most)
+    page = queries.metric_points(lab_of(request), run_of(request), keys=question.every("key") or None, max_points=most)
     return Response(page.rows, headers={"X-Total-Count": str(page.total)})
 
 
 def _route(name: str, summary: str) -> dict[str, Any]:
-    return route(name, summary, tag="points", asks=_ASKS, example=[examples.POINT], total=True, fails=(400, 404))
+    return route(name, summary, tag="points", asks=_ASKS, example=[examples.POINT], total=True, fails=(400, 404), confined=True)
 
 
 @get(

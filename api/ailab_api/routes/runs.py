@@ -1,21 +1,26 @@
-"""/runs: the list with its filters, one run, its note."""
+"""/runs: the list with its filters, one run, and everything that is changed of it."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
-from litestar import MediaType, Request, Response, get, patch
+from litestar import MediaType, Request, Response, delete, get, patch, post, put
 
 from ailab import queries
+from ailab.actions import FLAGS
+from ailab.bodies import LoggedEvent, NewRun, RunChange
+from ailab.errors import FilterError
 from ailab.filters import STATUSES, RunFilter
-from ailab.queries import RunDetail, RunSummaryView
+from ailab.queries import Page, RunDetail, RunSummaryView
 
 from .. import examples
-from ..catalogue import catalogue_of, lab_of
-from ..contract import LIMIT, Ask, asked, named, read_body, route
+from ..catalogue import acting, catalogue_of, lab_of, run_of
+from ..contract import LIMIT, Ask, actor, asked, read_body, route
 from ..pages.run import run_page
 
+AS_OF = Ask("as_of", "The runs as they were: RFC 3339, a date (midnight UTC), or a position of an earlier answer.", "2026-11-20")
 FILTERS = (
-    Ask("dataset_id", "Runs on this dataset, as it was given.", "iris@v1"),
+    Ask("dataset_id", "Runs on this dataset: the text given, or any name of a version that they read.", "iris@v1"),
     Ask("project_id", "Runs of this project.", "iris"),
     Ask("status", "Runs in this state.", "completed", choices=STATUSES),
     Ask("command_substring", "Runs whose command has this in it, whatever the case.", "train.py"),
@@ -29,7 +34,11 @@ FILTERS = (
     Ask("tag", "Runs with this tag: KEY, or KEY=VALUE.", "baseline"),
     Ask("params.KEY", "Runs whose parameter KEY has this value, as in params.model_name=svm.", "svm"),
     Ask("q", "Runs that have this text in id, name, project, command, dataset, note, parameters or tags.", "svm"),
+    Ask("where", "A condition: AND, OR, NOT, IN, LIKE, IS NULL, ~ over columns, metrics.x, params.x and tags.x.",
+        "metrics.accuracy > 0.9 and params.model_name = 'svm'"),
+    Ask("trashed", "What is in the trash instead.", "false", type="boolean"),
     Ask("sort", "A column, metrics.NAME or params.NAME; - in front for falling.", "-metrics.accuracy", default="-started_at"),
+    Ask("cursor", "Go on behind a page: the cursor of its Link header.", "WyItc3RhcnRlZF9hdCIsW11d"),
     LIMIT,
 )  # fmt: skip
 
@@ -48,16 +57,81 @@ class NoteBody(msgspec.Struct, forbid_unknown_fields=True):
     note: str
 
 
+class FlagBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A flag: PUBLISH, BEST or BAD RUN."""
+
+    flag: str
+
+
+class TagsBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Tags to be set, by name or as words, and names of those to be taken away."""
+
+    set: dict[str, Any] | list[str] = {}
+    remove: list[str] = []
+
+
+class EventsBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Events of one run, in the order that they count."""
+
+    events: list[LoggedEvent]
+
+
+class Added(msgspec.Struct):
+    """How many events were added."""
+
+    added: int
+
+
+def paged(request: Request[Any, Any, Any], page: Page) -> dict[str, str]:
+    """The headers of a page: how many there are, and where the next one is."""
+    headers = {"X-Total-Count": str(page.total)}
+    if page.next is not None:
+        pairs = [pair for pair in asked(request).pairs if pair[0] != "cursor"]
+        headers["Link"] = f'<{request.scope["path"]}?{urlencode([*pairs, ("cursor", page.next)])}>; rel="next"'
+    if page.position is not None:
+        headers["X-Position"] = page.position
+    return headers
+
+
+def limited(request: Request[Any, Any, Any], f: RunFilter) -> RunFilter:
+    """A filter that keeps to the project of whoever sent the request."""
+    return msgspec.structs.replace(f, project_id=actor(request).project_for(f.project_id))
+
+
 @get(
     "/runs",
     **route(
-        "list_runs", "Runs that all filters keep, newest first.", tag="runs", asks=FILTERS, example=[examples.SUMMARY], total=True
+        "list_runs", "Runs that all filters keep, newest first; the Link header has the next page.", tag="runs",
+        asks=(*FILTERS, AS_OF), example=[examples.SUMMARY], total=True, confined=True, fails=(400, 404),
     ),
-)
+)  # fmt: skip
 def list_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]:
     """Answer with a page of runs."""
-    page = queries.list_runs(lab_of(request), RunFilter.parse(asked(request).pairs))
-    return Response(page.rows, headers={"X-Total-Count": str(page.total)})
+    question = asked(request)
+    f = limited(request, RunFilter.parse(pair for pair in question.pairs if pair[0] != "as_of"))
+    moment = question.one("as_of")
+    page = queries.list_runs(lab_of(request), f) if moment is None else queries.runs_as_of(lab_of(request), moment, f)
+    return Response(page.rows, headers=paged(request, page))
+
+
+@post(
+    "/runs",
+    **route(
+        "create_run", "Begin a run that a client without the library logs.", tag="runs", example=examples.DETAIL, needs="writer",
+        confined=True, fails=(400, 404, 409, 415, 503),
+        body=NewRun(
+            name="svm", project="iris", dataset_id="iris@v1", seed=42, commit="4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+            params={"model_name": "svm", "learning_rate": 0.1}, tags=["baseline"],
+        ),
+    ),
+)  # fmt: skip
+async def create_run(request: Request[Any, Any, Any]) -> Response[RunDetail]:
+    """Begin it, and answer with the run."""
+    new = await read_body(request, NewRun)
+    new.project = actor(request).project_for(new.project_id if new.project is None else new.project)
+    with acting(request) as actions:
+        run = actions.create_run(new)
+    return Response(run, status_code=201, headers={"Location": f"/runs/{run.run_id}"})
 
 
 @get(
@@ -69,12 +143,13 @@ def list_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]
         asks=(FORMAT,),
         example=examples.DETAIL,
         fails=(400, 404),
+        confined=True,
     ),
 )
 def get_run(request: Request[Any, Any, Any]) -> Response[RunDetail]:
     """Answer with the run, or its page."""
     headers = {"Vary": "Accept"}
-    run_id = named(request, "run_id")
+    run_id = run_of(request)
     chosen = asked(request).choice(FORMAT)
     if chosen == "html" or (chosen is None and prefers_html(request.headers.get("accept", ""))):
         return Response(_page(request, run_id), media_type=MediaType.HTML, headers=headers)  # type: ignore[arg-type]  # the page of the run
@@ -91,17 +166,118 @@ def _page(request: Request[Any, Any, Any], run_id: str) -> str:
     return run_page(run, curves=curves, changes=changes, project=catalogue_of(request).project)
 
 
+def _change(name: str, summary: str, body: msgspec.Struct | None = None, **more: Any) -> dict[str, Any]:
+    """The table of a route that changes one run, and answers with it as it is then."""
+    fails = more.pop("fails", (400, 404, 415, 503))
+    return route(
+        name, summary, tag="runs", body=body, fails=fails, needs="writer", confined=True,
+        **{"example": examples.DETAIL, **more},
+    )  # fmt: skip
+
+
+_CHANGE = RunChange(description="with scaled features", status="completed", params={"kernel": "rbf"}, metrics={"accuracy": 0.97})
+
+
+async def _changed(request: Request[Any, Any, Any]) -> RunDetail:
+    change = await read_body(request, RunChange)
+    if change.project_id is not msgspec.UNSET:
+        actor(request).project_for(change.project_id)
+    with acting(request) as actions:
+        return actions.change_run(run_of(request), change)
+
+
 @patch(
-    "/runs/{run_id:str}/note",
-    **route(
-        "note", "Set the note of a run; the one before stays among its changes.", tag="runs", example=examples.DETAIL,
-        body=NoteBody(note="PUBLISH: best model"), fails=(400, 404, 415, 503),
+    "/runs/{run_id:str}",
+    **_change(
+        "change_run", "Change fields of a run; params are added or changed, metrics are added as points.", _CHANGE,
+        fails=(400, 404, 409, 415, 503),
     ),
 )  # fmt: skip
+async def patch_run(request: Request[Any, Any, Any]) -> RunDetail:
+    """Change it, and answer with the run as it is then."""
+    return await _changed(request)
+
+
+@put(
+    "/runs/{run_id:str}",
+    **_change("change_run_by_put", "The same as PATCH: what is left out stays.", _CHANGE, fails=(400, 404, 409, 415, 503)),
+)
+async def put_run(request: Request[Any, Any, Any]) -> RunDetail:
+    """Change it, and answer with the run as it is then."""
+    return await _changed(request)
+
+
+@delete(
+    "/runs/{run_id:str}", status_code=204,
+    **_change("trash_run", "Put a run in the trash; nothing of it is lost.", fails=(400, 404, 409, 503), example=None),
+)  # fmt: skip
+def delete_run(request: Request[Any, Any, Any]) -> None:
+    """Put it there."""
+    with acting(request) as actions:
+        actions.trash_run(run_of(request))
+
+
+@post(
+    "/runs/{run_id:str}/restore", status_code=200,
+    **_change("restore_run", "Take a run out of the trash.", fails=(400, 404, 409, 503)),
+)  # fmt: skip
+def restore_run(request: Request[Any, Any, Any]) -> RunDetail:
+    """Take it out, and answer with the run as it is then."""
+    with acting(request) as actions:
+        return actions.restore_run(run_of(request))
+
+
+@patch(
+    "/runs/{run_id:str}/note",
+    **_change("note", "Set the note of a run; the one before stays among its changes.", NoteBody(note="PUBLISH: best model")),
+)
 async def patch_note(request: Request[Any, Any, Any]) -> RunDetail:
     """Change the note, and answer with the run as it is then."""
     wanted = await read_body(request, NoteBody)
-    return catalogue_of(request).note(named(request, "run_id"), wanted.note)
+    with acting(request) as actions:
+        return actions.note(run_of(request), wanted.note)
+
+
+@post(
+    "/runs/{run_id:str}/flag", status_code=200,
+    **_change("flag", f"Flag a run {', '.join(FLAGS)}: the tag, and the word in front of the note.", FlagBody(flag="BEST")),
+)  # fmt: skip
+async def post_flag(request: Request[Any, Any, Any]) -> RunDetail:
+    """Flag it, and answer with the run as it is then."""
+    wanted = await read_body(request, FlagBody)
+    with acting(request) as actions:
+        return actions.flag(run_of(request), wanted.flag)
+
+
+@post(
+    "/runs/{run_id:str}/tags", status_code=200,
+    **_change("tag", "Set tags of a run, and take others away.", TagsBody(set={"baseline": None, "team": "cv"}, remove=["old"])),
+)  # fmt: skip
+async def post_tags(request: Request[Any, Any, Any]) -> RunDetail:
+    """Set and remove them, and answer with the run as it is then."""
+    wanted = await read_body(request, TagsBody)
+    with acting(request) as actions:
+        return actions.tag(run_of(request), wanted.set, remove=wanted.remove)
+
+
+@post(
+    "/runs/{run_id:str}/events",
+    **_change(
+        "log_events", "Add events of a run: points, parameters, tags, its end; all of them or none.",
+        EventsBody(events=[
+            LoggedEvent(kind="metrics.logged", data={"values": {"loss": 0.3}, "step": 1}),
+            LoggedEvent(kind="run.finished", data={"status": "completed"}),
+        ]),
+        example=Added(added=2),
+    ),
+)  # fmt: skip
+async def post_events(request: Request[Any, Any, Any]) -> Response[Added]:
+    """Add them, and answer with their number."""
+    wanted = await read_body(request, EventsBody)
+    if not wanted.events:
+        raise FilterError("no events", where="body.events", hint='{"events": [{"kind": "metrics.logged", "data": {…}}]}')
+    with acting(request) as actions:
+        return Response(Added(actions.log_events(run_of(request), wanted.events)), status_code=201)
 
 
 def prefers_html(accept: str) -> bool:
@@ -124,4 +300,6 @@ def _weight(text: str) -> float:
         return 0.0
 
 
-HANDLERS = [list_runs, get_run, patch_note]
+HANDLERS = [
+    list_runs, create_run, get_run, patch_run, put_run, delete_run, restore_run, patch_note, post_flag, post_tags, post_events,
+]  # fmt: skip

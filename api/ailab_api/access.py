@@ -1,0 +1,174 @@
+"""Who asks, what they may, and how much of it.
+
+On loopback nobody needs a token: a request is anonymous, and may do all, if its peer is a loopback address, the Host that it
+names is local, and no proxy says that it passed it on. Every other request shows a token, as `Authorization: Bearer TOKEN`
+or, for browsers, as the password of Basic; its SHA-256 is looked up, so comparing takes no longer for a better guess. Roles:
+a reader may ask, a writer may change things, an admin may all. A token of one project reaches nothing outside it. What a peer
+may do off loopback is counted for each token and address in windows of a quarter of an hour; counts live in memory, and begin
+anew with the server.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ailab import inventory
+from ailab.actions import token_digest
+from ailab.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ailab.views import Lab
+
+WINDOW_S = 900.0
+ROLES = {"none": 0, "reader": 1, "writer": 2, "admin": 3}
+LIMITS = {"writes": 100, "uploads": 20, "journal": 4 << 30, "failures": 30}
+"""In a window, for a writer: changes, uploads, bytes of journals; and tokens that are none, for an address."""
+ADMIN_FACTOR = 10
+_FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+
+
+class Actor(msgspec.Struct, frozen=True, kw_only=True):
+    """Who sent a request: a token by name and id, or nobody known, from an address; `project` is the only one it reaches."""
+
+    role: str
+    by: str | None = None
+    token: str | None = None
+    project: str | None = None
+    address: str = ""
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether no token was shown."""
+        return self.token is None
+
+    def may(self, role: str) -> bool:
+        """Whether it has this role, or a greater one."""
+        return ROLES[self.role] >= ROLES[role]
+
+    def check_project(self, what: str, name: str, project: str | None) -> None:
+        """Let nothing outside of its project be there for it.
+
+        Raises:
+            NotFoundError: the thing belongs to another project.
+        """
+        if self.project is not None and project != self.project:
+            raise NotFoundError(what, name)
+
+    def project_for(self, given: str | None) -> str | None:
+        """The project that something is to belong to: the one given, or the only one that the token reaches.
+
+        Raises:
+            NotFoundError: the one given is another one than the token reaches.
+        """
+        if self.project is not None and given is not None:
+            self.check_project("project", given, given)
+        return given if self.project is None else self.project
+
+
+class Tokens:
+    """Looks tokens up: those of the store, and the one of `--token-file`.
+
+    Args:
+        lab: gives the catalogue, fresh enough.
+        admin: SHA-256 of the admin token of this server, if it has one.
+    """
+
+    def __init__(self, lab: Callable[[], Lab], admin: str | None) -> None:
+        self._lab = lab
+        self._admin = admin
+
+    def find(self, text: str, address: str) -> Actor | None:
+        """Who shows this token; None where it is none that counts."""
+        digest = token_digest(text)
+        if digest == self._admin:
+            return Actor(role="admin", by="token-file", token="token-file", address=address)  # noqa: S106  (its id)
+        found = inventory.token_of(self._lab(), digest)
+        if found is None:
+            return None
+        return Actor(role=found.role, by=found.name, token=found.token, project=found.project_id, address=address)
+
+    def any(self) -> bool:
+        """Whether some token counts."""
+        return self._admin is not None or any(token.revoked_at is None for token in inventory.list_tokens(self._lab()))
+
+
+def token_in(headers: list[str]) -> str | None:
+    """The token that Authorization headers show; None without one, the empty text for one that cannot be read."""
+    if not headers:
+        return None
+    scheme, _, rest = headers[0].partition(" ")
+    if len(headers) > 1:
+        return ""
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(rest.strip(), validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return ""
+
+
+def is_local(scope: Any, headers: Mapping[str, list[str]], *, host_is_local: bool) -> bool:
+    """Whether a request comes from this machine, to this machine, and through no proxy."""
+    return host_is_local and is_loopback(address_of(scope)) and not any(name in headers for name in _FORWARDING)
+
+
+def address_of(scope: Any) -> str:
+    """The address of the peer; empty where it has none."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is one of this machine's loopback."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return found.is_loopback or (mapped is not None and mapped.is_loopback)
+
+
+class Limits:
+    """Counts what peers do, in windows that begin with the first of it.
+
+    Args:
+        limits: how much of each is allowed in a window.
+        clock: seconds that only grow.
+    """
+
+    KEYS_MAX = 100_000
+
+    def __init__(self, limits: Mapping[str, int] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = {**LIMITS, **(limits or {})}
+        self._clock = clock
+        self._counts: dict[tuple[str, str, str], tuple[float, int]] = {}
+
+    def take(self, actor: Actor, what: str, amount: int = 1) -> float | None:
+        """Count something; return the seconds to wait where it is too much, and then it is not counted."""
+        factor = ADMIN_FACTOR if actor.role == "admin" else 1
+        now, key = self._clock(), (what, actor.token or "", actor.address)
+        began, used = self._counts.get(key, (now, 0))
+        if now - began >= WINDOW_S:
+            began, used = now, 0
+        if used + amount > self._limits[what] * factor and used:
+            return began + WINDOW_S - now
+        if len(self._counts) >= self.KEYS_MAX:
+            self._counts = {k: v for k, v in self._counts.items() if now - v[0] < WINDOW_S}
+        self._counts[key] = (began, used + amount)
+        return None
+
+    def is_spent(self, actor: Actor, what: str) -> float | None:
+        """Seconds to wait where nothing more is allowed now; counts nothing."""
+        now = self._clock()
+        began, used = self._counts.get((what, actor.token or "", actor.address), (now, 0))
+        return began + WINDOW_S - now if now - began < WINDOW_S and used >= self._limits[what] else None

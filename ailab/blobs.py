@@ -73,6 +73,12 @@ class Incoming:
         self._digest.update(chunk)
         self.size += len(chunk)
 
+    def fill(self, path: str) -> None:
+        """Add all bytes of a file."""
+        with open(path, "rb") as source:
+            while chunk := source.read(CHUNK):
+                self.write(chunk)
+
     def settle(self) -> None:
         """Make sure that its bytes are on disk, and can be read at `path`."""
         _settle(self._file)
@@ -97,14 +103,12 @@ class Incoming:
 
 def put_file(store: Store, path: str) -> tuple[str, int]:
     """Keep a copy of the file at `path` in constant memory; return (SHA-256, size in bytes)."""
-    with open(path, "rb") as source:
-        incoming = Incoming(store)
-        try:
-            while chunk := source.read(CHUNK):
-                incoming.write(chunk)
-        except BaseException:
-            incoming.discard()
-            raise
+    incoming = Incoming(store)
+    try:
+        incoming.fill(path)
+    except BaseException:
+        incoming.discard()
+        raise
     return incoming.keep()
 
 

@@ -82,11 +82,11 @@ class Call:
         self.json = False
 
     @contextmanager
-    def lab(self) -> Iterator[Lab]:
-        """The catalogue of the store, up to date; what could not be read is said in one line."""
+    def lab(self, *, create: bool = False) -> Iterator[Lab]:
+        """The catalogue of the store, up to date, made where that is wanted; what could not be read is said in one line."""
         from .views import open_lab
 
-        lab = open_lab(self.dir)
+        lab = open_lab(self.dir, create=create)
         try:
             if lab.problems:
                 say(f"note: {counted(len(lab.problems), 'place')} in this store could not be read; `ailab doctor` says where")
@@ -130,6 +130,20 @@ class Verb(click.Command):
                 formatter.write(f"  {example}\n")
         formatter.write(f"\ncalls: {self.calls}\n")
         super().format_epilog(ctx, formatter)
+
+
+class Noun(Verb, click.Group):
+    """A verb with verbs of its own: without one of them it lists what there is.
+
+    Args:
+        calls: the query behind the list.
+        examples: command lines that work.
+    """
+
+    command_class = Verb
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, invoke_without_command=True, no_args_is_help=False, subcommand_metavar="[VERB ...]", **attributes)
 
 
 class Verbs(click.Group):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from . import __version__, upkeep
+from . import __version__, inventory_verbs, upkeep
 from .calling import Call, Verbs, counted, dir_option, say
 from .errors import NotFoundError
 
@@ -96,25 +96,26 @@ def demo(call: Call, serving: bool, n_runs: int | None) -> None:  # noqa: FBT001
 
 
 @_verb("ailab serve", "ailab serve --port 8080 --dir ~/lab/events", calls="ailab_api.app.serve")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; only loopback is allowed.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; off loopback a token is needed.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port. [default: 8000, or the next free one]")
 @click.option("--reload", is_flag=True, help="Start anew when the server's own code changes.")
+@click.option("--token-file", type=click.Path(), metavar="FILE", help="A file that holds one token that may all.")
 @click.pass_obj
-def serve(call: Call, host: str, port: int | None, reload: bool) -> None:  # noqa: FBT001
+def serve(call: Call, host: str, port: int | None, reload: bool, token_file: str | None) -> None:  # noqa: FBT001
     """Serve pages and the HTTP API until Ctrl-C.
 
-    Its address is printed once it answers; with --json as {"url": …}.
+    Its address is printed once it answers; with --json as {"url": …}. On loopback nobody needs a token; off it everybody does.
     """
-    _serve(call, host=host, port=port, reload=reload)
+    _serve(call, host=host, port=port, reload=reload, token_file=token_file)
 
 
-def _serve(call: Call, *, host: str, port: int | None, reload: bool) -> None:
+def _serve(call: Call, *, host: str, port: int | None, reload: bool, token_file: str | None = None) -> None:
     from ailab_api.app import serve as start
 
     def announce(url: str) -> None:
         click.echo(msgspec.json.encode(Serving(url=url)) if call.json else url)
 
-    start(host=host, port=port, dir=call.dir, reload=reload, announce=announce)
+    start(host=host, port=port, dir=call.dir, reload=reload, token_file=token_file, announce=announce)
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
@@ -142,6 +143,10 @@ def _serve(call: Call, *, host: str, port: int | None, reload: bool) -> None:
 @click.option("--command", "command_substring", metavar="TEXT", help="Whose command has this text in it.")
 @click.option("--note", "note_substring", metavar="TEXT", help="Whose note has this text in it.")
 @click.option("--q", metavar="TEXT", help="With this text in id, name, project, command, dataset, note, parameters or tags.")
+@click.option(
+    "--where", metavar="TEXT", help="A condition: metrics.acc > 0.9 and (params.model = 'svm' or tags.best is not null)."
+)
+@click.option("--trashed", is_flag=True, default=None, help="What is in the trash.")
 @click.option("--sort", metavar="[-]COLUMN", help="A column, metrics.NAME or params.NAME; - for falling. [default: -started_at]")
 @click.option("--limit", type=click.IntRange(1, LIMIT_MAX), help="How many at most. [default: 100]")
 @click.pass_obj
@@ -552,5 +557,5 @@ def doctor(ctx: click.Context) -> None:
         ctx.exit(1)
 
 
-for _command in upkeep.VERBS:
+for _command in [*upkeep.VERBS, *inventory_verbs.VERBS]:
     main.add_command(_command)

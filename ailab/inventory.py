@@ -13,7 +13,7 @@ import msgspec
 
 from . import blobs, columns, datasets
 from .columns import Column, Difference
-from .errors import FilterError, NotFoundError
+from .errors import ConflictError, FilterError, NotFoundError
 from .filters import LIMIT_DEFAULT, LIMIT_MAX, parse_count, pointer
 from .queries import Page, stamp
 from .views.rows import project_of
@@ -312,6 +312,22 @@ def get_dataset(lab: Lab, text: str) -> DatasetDetail:
         encoding=schema.get("encoding"), delimiter=schema.get("delimiter"), notes=schema.get("notes", []),
         columns_detail=msgspec.convert(found, list[Column]), schema_changes=changes, run_count=used[0][0],
     )  # fmt: skip
+
+
+def check_fits(wanted: DatasetDetail, contents: datasets.Contents) -> None:
+    """Make sure that code that reads a version can read other contents: no column is gone, of another type, or newly has nulls.
+
+    Raises:
+        ConflictError: it cannot; names the columns.
+    """
+    old, new = msgspec.to_builtins(wanted.columns_detail), msgspec.to_builtins(contents.columns)
+    broken = [one for one in columns.differences(old, new) if columns.breaks(one)]
+    if broken:
+        words = "; ".join(
+            f"column {one.column[:60]!r} {'is gone' if one.change == 'removed' else f'is {one.new}, not {one.old}'}"
+            for one in broken
+        )
+        raise ConflictError(f"it does not fit {wanted.name}@v{wanted.version}: {words}", where="validate_against")
 
 
 def list_versions(lab: Lab, text: str) -> list[DatasetView]:

@@ -31,16 +31,17 @@ _kept_by = 0
 _keeping = threading.RLock()
 
 
-def open_lab(dir: str | os.PathLike[str] | None = None) -> Lab:  # noqa: A002
+def open_lab(dir: str | os.PathLike[str] | None = None, *, create: bool = False) -> Lab:  # noqa: A002
     """The catalogue of a store, up to date.
 
     Args:
         dir: the store; by default as for `start_run`.
+        create: make it where there is none.
 
     Raises:
-        StoreError: there is no store.
+        StoreError: there is no store, or it cannot be made.
     """
-    lab = Lab(open_store(_place(dir), create=False))
+    lab = Lab(open_store(_place(dir), create=create))
     lab.refresh()
     return lab
 

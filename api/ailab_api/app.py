@@ -22,11 +22,14 @@ from uvicorn.supervisors import ChangeReload
 
 import ailab
 from ailab import settings
+from ailab.actions import token_digest
 from ailab.errors import RefusedError, SettingError
+from ailab.inventory import list_tokens
 from ailab.store import find_store, open_store
+from ailab.views import Lab
 
 from . import contract, errors, markup
-from .access import Tokens
+from .access import Tokens, is_loopback
 from .catalogue import Catalogue
 from .guard import Guard, Rules
 from .routes import HANDLERS
@@ -36,9 +39,13 @@ if TYPE_CHECKING:
 
     from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
 
+
 PORT = 8000
 PORTS_TRIED = 100
 """From the default port on, so many are tried; an explicit one is taken or refused."""
+TOKEN_LEAST = 20
+"""Characters of a token in a file: fewer may be guessed."""
+_ADMIN = "AILAB_ADMIN_TOKEN_SHA256"
 GRACE_S = 5
 """Seconds that answers under way have at shutdown."""
 _DESCRIPTION = (
@@ -134,34 +141,73 @@ def serve(
     dir: str | os.PathLike[str] | None = None,  # noqa: A002
     *,
     reload: bool = False,
+    token_file: str | os.PathLike[str] | None = None,
     announce: Callable[[str], object] = print,
 ) -> str:
     """Serve a store until interrupted or terminated; return the URL that was served.
 
     Args:
-        host: a loopback address, or localhost.
+        host: an address of this machine, or localhost. Off loopback everybody needs a token, so there must be one.
         port: taken as it is, or refused; by default 8000, or the next free one.
         dir: the store; by default as for `start_run`, and made where there is none.
         reload: start anew whenever the source of ailab changes.
+        token_file: a file that holds one admin token, for a server whose store has none yet.
         announce: called with the URL once requests are answered.
 
     Raises:
-        RefusedError: the host is not loopback.
+        RefusedError: the host is not loopback, and there is no token.
         StoreError: the store cannot be opened or made.
-        SettingError: the port is taken or cannot be had, or a setting is not allowed.
+        SettingError: the host, the port or the token file cannot be had, or a setting is not allowed.
     """
-    address = _loopback(host)
+    address = _address(host)
+    admin = None if token_file is None else _token_in(os.fspath(token_file))
     setting = settings.load(dir=None if dir is None else os.fspath(dir))
     Rules.load(setting)
-    store = open_store(setting.dir or find_store(), create=True)
+    place = setting.dir or find_store()
+    if not is_loopback(address) and admin is None and not _has_token(place):
+        raise RefusedError(
+            f"{host} is not loopback, where everybody needs a token, and the store has none",
+            hint="ailab token create --role admin, or --token-file FILE; or reach a loopback server through ssh -L",
+        )
+    store = open_store(place, create=True)
     listener = _listen(address, port)
     url = f"http://{f'[{address}]' if ':' in address else address}:{listener.getsockname()[1]}"
     if reload:
-        _serve_reloading(listener, store.path, url, announce)
+        _serve_reloading(listener, store.path, url, admin, announce)
     else:
-        config = _config(create_app(store.path))
+        config = _config(create_app(store.path, admin_token=admin))
         _Announcing(config, lambda: announce(url)).run(sockets=[listener])
     return url
+
+
+def _has_token(place: str) -> bool:
+    """Whether some token of the store counts; where there is no store, there is none."""
+    if not os.path.isdir(place):
+        return False
+    lab = Lab(open_store(place, create=False))
+    try:
+        lab.refresh()
+        return any(token.revoked_at is None for token in list_tokens(lab))
+    finally:
+        lab.close()
+
+
+def _token_in(path: str) -> str:
+    """The SHA-256 of the token that a file holds.
+
+    Raises:
+        SettingError: it cannot be read, or holds no token of at least 20 characters.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(4096).strip()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise SettingError(f"the token file {path} cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
+    if len(text) < TOKEN_LEAST or any(c.isspace() for c in text):
+        raise SettingError(
+            f"the token file {path} holds no token", hint=f"one line of {TOKEN_LEAST} characters or more, without blanks"
+        )
+    return token_digest(text)
 
 
 def _config(app: Any, **more: Any) -> uvicorn.Config:
@@ -191,33 +237,31 @@ class _Announcing(uvicorn.Server):
             return
 
 
-def _serve_reloading(listener: socket.socket, store: str, url: str, announce: Callable[[str], object]) -> None:
-    """Let uvicorn watch the sources and start a fresh process at every change; the store goes there by AILAB_DIR."""
+def _serve_reloading(listener: socket.socket, store: str, url: str, admin: str | None, announce: Callable[[str], object]) -> None:
+    """Let uvicorn watch the sources and start a fresh process at every change, which learns what to serve by its environment."""
     os.environ["AILAB_DIR"] = store
+    if admin is not None:
+        os.environ[_ADMIN] = admin
     sources = [os.path.dirname(module) for module in (ailab.__file__, __file__)]
     config = _config("ailab_api.app:app", reload=True, reload_dirs=sources)
     announce(url)
     ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
 
 
-def _loopback(host: str) -> str:
-    """The address behind a loopback host.
+def _address(host: str) -> str:
+    """The address that a host is written as.
 
     Raises:
-        RefusedError: it is another host.
+        SettingError: it is neither an address nor localhost.
     """
     if host.lower() == "localhost":
         return "127.0.0.1"
     try:
-        address = ipaddress.ip_address(host.strip("[]"))
+        return str(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
-        address = None
-    if address is None or not address.is_loopback:
-        raise RefusedError(
-            f"host {host!r} is not loopback; serving other machines comes with tokens, which this version does not have",
-            hint="leave --host out, and reach the server from elsewhere through ssh -L 8000:127.0.0.1:8000",
-        )
-    return str(address)
+        raise SettingError(
+            f"host {host[:100]!r} is no address", hint="such as 127.0.0.1, or 0.0.0.0 for all addresses of this machine"
+        ) from None
 
 
 def _listen(address: str, port: int | None) -> socket.socket:
@@ -252,4 +296,4 @@ def _listen(address: str, port: int | None) -> socket.socket:
     raise SettingError(f"ports {PORT} to {PORT + PORTS_TRIED - 1} are taken on {address}", hint="name a free one with --port")
 
 
-app = create_app()
+app = create_app(admin_token=os.environ.get(_ADMIN))

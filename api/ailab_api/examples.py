@@ -24,6 +24,7 @@ SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 DATASET_ID = f"iris@sha256:{SHA256}"
 SEGMENT = "20261120T093000000000Z_lab_4711_0badcafe"
 EVENT = f"{SEGMENT}:3"
+TOKEN = "3f9a0c11d2e4"  # noqa: S105  (an id)
 AT = "2026-11-20T09:30:00.000000Z"
 LATER = "2026-11-20T09:30:12.500000Z"
 _METRICS: dict[str, Number] = {"accuracy": 0.97, "val_loss": 0.12}

@@ -10,8 +10,9 @@ from house import blocks, page
 from ailab.cli import main
 
 VERBS = (
-    "changes", "compact", "compare", "demo", "doctor", "export", "flag", "gc", "merge", "note", "redact", "runs", "serve",
-    "show", "sql", "tag", "top", "verify",
+    "artifacts", "changes", "compact", "compare", "datasets", "demo", "doctor", "export", "flag", "gc", "merge", "note",
+    "projects", "protect", "redact", "rename", "restore", "runs", "serve", "show", "sql", "tag", "token", "top", "trash", "undo",
+    "verify",
 )  # fmt: skip
 CODE = {"sh", "console", "bash"}
 
@@ -49,7 +50,9 @@ def test_each_verb_says_what_it_does_and_calls(verb):
     text = command.get_help(command.make_context(verb, [], resilient_parsing=True, parent=main.make_context("ailab", [verb])))
     assert (command.help or "").split("\n")[0].endswith(".")
     assert f"ailab {verb}" in text
-    assert re.search(r"\b(?:queries|actions|checkup|demo|ailab_api|verification|joining|collecting|removal|views)\.\w+", text)
+    assert re.search(
+        r"\b(?:queries|inventory|actions|checkup|demo|ailab_api|verification|joining|collecting|removal|views)\.\w+", text
+    )
     assert "--json" in text
 
 

@@ -59,6 +59,15 @@ VERBS = [
     "export",
     "gc",
     "redact",
+    "projects",
+    "datasets",
+    "artifacts",
+    "trash",
+    "restore",
+    "protect",
+    "rename",
+    "undo",
+    "token",
 ]
 ESCAPE = "\x1b"
 
@@ -718,7 +727,7 @@ WRONG = [
     (["sql", "select 1; select 2"], 1, "error: one SELECT is allowed"),
     (["sql", ""], 1, "error: one SELECT is allowed, not nothing"),
     (["sql", "select 1", "--csv", "--json"], 2, None),
-    (["serve", "--host", "0.0.0.0"], 1, "error: host '0.0.0.0' is not loopback"),
+    (["serve", "--host", "0.0.0.0"], 1, "error: 0.0.0.0 is not loopback"),
     (["nothing"], 2, "No such command 'nothing'"),
     (["runs", "--nothing"], 2, "No such option '--nothing'"),
 ]

@@ -9,9 +9,8 @@ from litestar.response import Stream
 
 from ailab import confined, inventory
 from ailab.bodies import DatasetFields
-from ailab.columns import breaks, differences
 from ailab.datasets import FORMATS, Contents
-from ailab.errors import ConflictError, FilterError
+from ailab.errors import FilterError
 from ailab.filters import LIMIT_DEFAULT
 from ailab.inventory import DatasetDetail, DatasetFilter, DatasetPreview, DatasetView
 
@@ -107,14 +106,7 @@ async def _examined(upload: Upload, name: str, said: dict[str, str]) -> Contents
 def _validate(request: Request[Any, Any, Any], contents: Contents, text: str) -> None:
     wanted = inventory.get_dataset(lab_of(request), text)
     actor(request).check_project("dataset", text, wanted.project_id)
-    old = msgspec.to_builtins(wanted.columns_detail)
-    broken = [one for one in differences(old, msgspec.to_builtins(contents.columns)) if breaks(one)]
-    if broken:
-        words = "; ".join(
-            f"column {one.column[:60]!r} {'is gone' if one.change == 'removed' else f'is {one.new}, not {one.old}'}"
-            for one in broken
-        )
-        raise ConflictError(f"it does not fit {wanted.name}@v{wanted.version}: {words}", where="validate_against")
+    inventory.check_fits(wanted, contents)
 
 
 def _tags(text: str) -> Any:

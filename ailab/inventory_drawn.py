@@ -1,0 +1,163 @@
+"""How projects, datasets, files and tokens look to a person at a terminal; `terminal` has the screen and all about runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .terminal import Column, Screen, age, cell, moment, number, one_line, size, tags
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .bodies import CreatedToken
+    from .inventory import DatasetDetail, DatasetPreview, DatasetView, ProjectView, TokenView
+    from .queries import ArtifactFile
+
+
+def projects(screen: Screen, rows: Sequence[ProjectView]) -> None:
+    """Projects with what is in them."""
+    screen.table([
+        Column("project", [cell(row.project_id, "dim") for row in rows]),
+        Column("name", [cell(row.name + (" (trash)" if row.trashed else ""), "bold") for row in rows], limit=30),
+        Column("runs", [cell(f"{row.run_count:,}") for row in rows], rank=1, right=True),
+        Column("by status", [cell(_counts(row.runs_by_status), "dim") for row in rows], rank=4),
+        Column("datasets", [cell(f"{row.dataset_count:,}") for row in rows], rank=2, right=True),
+        Column("data", [cell(size(row.total_dataset_bytes)) for row in rows], rank=3, right=True),
+        Column("active", [cell(age(row.last_activity)) for row in rows], rank=1, right=True),
+        Column("description", [cell(row.description) for row in rows], rank=5, limit=40),
+    ])  # fmt: skip
+
+
+def _counts(by_status: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {word}" for word, count in by_status.items())
+
+
+def project(screen: Screen, found: ProjectView, rows: Sequence[DatasetView]) -> None:
+    """One project and its datasets."""
+    screen.facts([
+        ("project", found.project_id), ("name", found.name), ("description", found.description),
+        ("created", moment(found.created_at)), ("active", age(found.last_activity)),
+        ("runs", f"{found.run_count:,}  {_counts(found.runs_by_status)}".strip()),
+        ("data", f"{size(found.total_dataset_bytes)} in {found.dataset_count:,}"), ("trash", "yes" if found.trashed else None),
+    ])  # fmt: skip
+    if rows:
+        screen.heading("datasets")
+        datasets(screen, rows)
+
+
+def datasets(screen: Screen, rows: Sequence[DatasetView]) -> None:
+    """Versions of datasets."""
+    screen.table([
+        Column("dataset", [cell(_named(row), "bold") for row in rows], limit=36),
+        Column("format", [cell(row.format) for row in rows], rank=2),
+        Column("rows", [cell(f"{row.rows:,}") for row in rows], rank=1, right=True),
+        Column("columns", [cell(f"{row.columns:,}") for row in rows], rank=1, right=True),
+        Column("size", [cell(size(row.size)) for row in rows], rank=2, right=True),
+        Column("project", [cell(row.project) for row in rows], rank=4, limit=20),
+        Column("tags", [cell(tags(row.tags)) for row in rows], rank=5, limit=20),
+        Column("age", [cell(age(row.created_at)) for row in rows], rank=3, right=True),
+        Column("sha256", [cell(row.sha256[:12] if screen.terminal else row.sha256, "dim") for row in rows], rank=6),
+    ])  # fmt: skip
+
+
+def _named(row: DatasetView) -> str:
+    return f"{row.name}@v{row.version}" + (" (trash)" if row.trashed else "")
+
+
+def dataset(screen: Screen, found: DatasetDetail) -> None:
+    """One version: what it is, its columns, how they differ from the version before."""
+    datasets(screen, [found])
+    screen.facts([
+        ("file", found.file), ("description", found.description), ("id", found.dataset_id), ("encoding", found.encoding),
+        ("runs", f"{found.run_count:,}" if found.run_count else None), ("notes", "; ".join(found.notes) or None),
+    ], indent=2)  # fmt: skip
+    columns = found.columns_detail
+    screen.heading("columns")
+    screen.table([
+        Column("name", [cell(column.name, "bold") for column in columns], limit=30),
+        Column("type", [cell(column.type, "cyan") for column in columns]),
+        Column("nulls", [cell(f"{column.nulls:,}" if column.nulls else "-", "dim") for column in columns], rank=1, right=True),
+        Column("different", [cell(_distinct(column)) for column in columns], rank=2, right=True),
+        Column("min", [cell(_short(column.min)) for column in columns], rank=3, limit=20, right=True),
+        Column("max", [cell(_short(column.max)) for column in columns], rank=3, limit=20, right=True),
+        Column("examples", [cell(", ".join(map(_short, column.examples)), "dim") for column in columns], rank=4, limit=40),
+    ], indent=2)  # fmt: skip
+    if found.schema_changes:
+        screen.heading("since the version before")
+        for one in found.schema_changes:
+            words = {"added": f"added, {one.new}", "removed": f"gone, was {one.old}"}.get(one.change, f"{one.old} → {one.new}")
+            screen.show(cell(f"  {one.column}: {words}"))
+
+
+def _distinct(column: Any) -> str:
+    if column.distinct is None:
+        return "-"
+    return f"{column.distinct:,}" + ("" if column.distinct_exact else "+")
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else one_line(str(value))
+
+
+def preview(screen: Screen, found: DatasetPreview) -> None:
+    """The first rows."""
+    names = list(found.rows[0]) if found.rows else []
+    screen.table([
+        Column(name, [cell(_short(row.get(name))) for row in found.rows], rank=i, limit=24,
+               right=all(isinstance(row.get(name), int | float | None) for row in found.rows))
+        for i, name in enumerate(names)
+    ])  # fmt: skip
+
+
+def tree(screen: Screen, files: Sequence[ArtifactFile]) -> None:
+    """Files of a run as a tree, the newest version of each, and what keeping equal bytes once has saved."""
+    newest: dict[str, ArtifactFile] = {}
+    for file in files:
+        newest.setdefault(file.path, file)
+    lines: list[tuple[str, ArtifactFile | None]] = []
+    above: list[str] = []
+    for path, file in sorted(newest.items()):
+        *folders, name = path.split("/")
+        same = next((i for i, (a, b) in enumerate(zip(folders, above, strict=False)) if a != b), min(len(folders), len(above)))
+        lines += [("  " * i + folder + "/", None) for i, folder in enumerate(folders) if i >= same]
+        lines.append(("  " * len(folders) + name, file))
+        above = folders
+    screen.table([
+        Column("path", [cell(text, "bold" if file is None else "") for text, file in lines], limit=60),
+        Column("kind", [cell(file and file.kind) for _, file in lines], rank=1),
+        Column("size", [cell(size(file.size) if file else "") for _, file in lines], rank=1, right=True),
+        Column("version", [cell(_version(file)) for _, file in lines], rank=2),
+        Column("sha256", [cell(file and file.sha256[: 12 if screen.terminal else 64], "dim") for _, file in lines], rank=3),
+    ])  # fmt: skip
+    logged, kept = sum(file.size for file in files), sum({file.sha256: file.size for file in files}.values())
+    if kept < logged:
+        screen.show(
+            cell(
+                f"{size(logged)} in {len(files):,} versions, {size(kept)} kept: {logged / max(1, kept):.1f} × deduplicated", "dim"
+            )
+        )
+
+
+def _version(file: ArtifactFile | None) -> str:
+    return "" if file is None else f"v{file.version}" + (" (trash)" if file.trashed else "")
+
+
+def tokens(screen: Screen, rows: Sequence[TokenView]) -> None:
+    """Access tokens."""
+    screen.table([
+        Column("token", [cell(row.token, "dim") for row in rows]),
+        Column("name", [cell(row.name, "bold") for row in rows], limit=30),
+        Column("role", [cell(row.role) for row in rows]),
+        Column("project", [cell(row.project_id or "all") for row in rows], rank=1),
+        Column("created", [cell(moment(row.created_at)) for row in rows], rank=2),
+        Column("by", [cell(row.by) for row in rows], rank=3),
+        Column("revoked", [cell("-" if row.revoked_at is None else moment(row.revoked_at)) for row in rows], rank=1),
+    ])  # fmt: skip
+
+
+def created_token(screen: Screen, made: CreatedToken) -> None:
+    """A token that was made: its text, this once."""
+    screen.raw(made.text)
+    tokens(screen, [made.token])

@@ -9,10 +9,7 @@ DuckDB nor rich.
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +20,7 @@ from .calling import Call, Verbs, counted, dir_option, say
 from .errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from . import queries
     from .filters import RunFilter
@@ -484,12 +481,14 @@ def changes(call: Call, run: str | None, limit: int) -> None:
 @click.argument("query", required=False)
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @click.option("--limit", type=click.IntRange(min=1), help=f"How many rows at most. [default: {LIMIT_MAX}; with --csv all]")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="S",
+              help="How long it may take.")  # fmt: skip
 @click.pass_obj
-def sql(call: Call, query: str | None, as_csv: bool, limit: int | None) -> None:  # noqa: FBT001
+def sql(call: Call, query: str | None, as_csv: bool, limit: int | None, seconds: float) -> None:  # noqa: FBT001
     """Answer a SELECT over the views, or list them.
 
     Without QUERY, the views and what their columns mean.
-    QUERY `-` reads standard input.
+    QUERY `-` reads standard input. It runs in a process of its own, which may take so long and 2 GiB of memory.
     """
     from . import queries
 
@@ -502,8 +501,7 @@ def sql(call: Call, query: str | None, as_csv: bool, limit: int | None) -> None:
         return
     most = limit or (sys.maxsize >> 1 if as_csv else LIMIT_MAX)
     text = _given_or_stdin(query)
-    with call.lab() as lab, _ended_by_interrupt():
-        answer = queries.run_sql(lab, text, limit=most)
+    answer = _asked(call, text, most, seconds)
     if as_csv:
         _print_csv(answer)
     else:
@@ -512,17 +510,21 @@ def sql(call: Call, query: str | None, as_csv: bool, limit: int | None) -> None:
         say(f"the first {counted(len(answer.rows), 'row')}; --limit shows more")
 
 
-@contextmanager
-def _ended_by_interrupt() -> Iterator[None]:
-    """Let Ctrl-C end the process at once: Python's own handler does not run before DuckDB has finished the query."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _asked(call: Call, text: str, limit: int, seconds: float) -> queries.SqlAnswer:
+    """The answer of a query that is asked in a process of its own."""
+    from . import queries
+    from .checkup import store_path
+    from .sandbox import Sandbox, collect
+    from .store import open_store
+
+    box = Sandbox(open_store(store_path(call.dir), create=False).path)
     try:
-        yield
+        head, rows, truncated = collect(box.ask(text, limit=limit, seconds=seconds, size=sys.maxsize >> 1))
     finally:
-        signal.signal(signal.SIGINT, before)
+        box.close()
+    if head.problems:
+        say(f"note: {counted(head.problems, 'place')} in this store could not be read; `ailab doctor` says where")
+    return queries.SqlAnswer(columns=head.columns, types=head.types, rows=rows, truncated=truncated)
 
 
 def _draw_rows(answer: queries.SqlAnswer, terminal: Any, screen: Screen) -> None:

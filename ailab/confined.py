@@ -51,7 +51,7 @@ def call(job: str, given: dict[str, Any], *, seconds: float = SECONDS, memory: i
     Raises:
         RejectedError: the job refuses what it was given, took too long or too much memory, or died.
     """
-    process = subprocess.Popen([sys.executable, "-P", "-m", __name__, job], **_NO_TERMINAL, env=_environment())  # type: ignore[call-overload]
+    process = subprocess.Popen([sys.executable, "-P", "-m", __name__, job], **_NO_TERMINAL, env=environment())  # type: ignore[call-overload]
     with Watch(process.pid, seconds=seconds, memory=memory, kill=process.kill) as watch:
         out, err = process.communicate(msgspec.json.encode(given))
     if watch.verdict:
@@ -67,7 +67,7 @@ def call(job: str, given: dict[str, Any], *, seconds: float = SECONDS, memory: i
     return bytes(answer.result)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """What a confined process sees of ours: where Python finds modules, and no secret."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START")
     return {name: os.environ[name] for name in kept if name in os.environ} | {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from contextlib import suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -33,9 +32,11 @@ from .filters import (
 from .views import asof
 from .views.points import Points
 from .views.rows import uid_of
+from .views.sandbox import plain_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from typing import IO
 
     from .views import Lab
@@ -665,7 +666,7 @@ def run_sql(lab: Lab, query: str, *, limit: int = LIMIT_MAX) -> SqlAnswer:
     asof.make_relations(lab, query)
     columns, types, rows = lab.select(query, limit=limit + 1)
     return SqlAnswer(
-        columns=columns, types=types, rows=[[_plain(v) for v in row] for row in rows[:limit]], truncated=len(rows) > limit
+        columns=columns, types=types, rows=[[plain_value(v) for v in row] for row in rows[:limit]], truncated=len(rows) > limit
     )
 
 
@@ -687,21 +688,6 @@ def _final(text: str | None) -> dict[str, Number]:
 
 def _json(text: str | None) -> Any:
     return None if text is None else msgspec.json.decode(text)
-
-
-def _plain(value: Any) -> Any:
-    """A value of SQL as JSON has it."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return _number(value)
-    if isinstance(value, datetime):
-        return stamp(value.replace(tzinfo=None))
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return str(value)
 
 
 # -- about the views and metrics themselves ----------------------------------------------------------------------------

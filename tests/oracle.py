@@ -30,9 +30,15 @@ RUN_COLUMNS = ("name", "project_id", "project_label", "status", "started_at", "e
 RUN_COLUMNS += ("parent", "dataset", "git_hash", "note", "params", "metrics", "trashed")
 PAGE = Path(__file__).resolve().parents[1] / "events" / "README.md"
 FIELD = re.compile(r"`(\w+)(\??)` (integer|text|number|boolean|object|list of text|time)")
+VERSION_COLUMNS = ("dataset", "name", "version", "sha256", "size", "format", "rows", "schema", "description", "tags", "metadata")
+VERSION_COLUMNS += ("project_id", "project_label", "parent_id", "file", "created_at", "trashed")
 VIEWS = ("runs", "params", "metrics", "metric_summary", "metric_means", "tags", "notes", "artifacts", "projects", "events")
+VIEWS += ("datasets", "dataset_uses", "system_metrics", "console")
 EVENT_COLUMNS = ("segment", "seq", "at", "clock", "kind", "run")
 ENDS = ("completed", "failed", "killed")
+UNDOABLE = {"run.changed", "parameters.added", "note.changed", "tags.changed", "run.flagged", "run.renamed", "run.trashed"}
+UNDOABLE |= {"run.restored", "run.protected", "run.unprotected", "artifact.trashed", "artifact.restored", "change.undone"}
+UNDOABLE |= {f"{what}.{how}" for what in ("project", "dataset_version") for how in ("changed", "trashed", "restored")}
 
 
 # ---------------------------------------------------------------------------------------------------------------- lines
@@ -414,6 +420,27 @@ def redact(events):
     return blobs, purged
 
 
+def subjects(event):
+    """What a change or an undoing is about: a run, or else a project or a dataset, where it names one."""
+    group = event.kind.split(".")[0]
+    names = {"project": ["project"], "dataset_version": ["dataset"], "change": ["project", "dataset"]}.get(group, [])
+    if not names or (group == "change" and event.run is not None):
+        return {("run", event.run)} if event.run is not None else set()
+    return {(name, event.text(name)) for name in names if event.text(name) is not None}
+
+
+def undone(events):
+    """The ids of the events that do not count because an undoing that counts, with a later place, took them back."""
+    by_id, taken = {event.id: event for event in events}, set()
+    for undoing in reversed(events):  # whether an undoing counts, only later ones say
+        event = by_id.get(undoing.text("event")) if undoing.kind == "change.undone" and undoing.id not in taken else None
+        if event is None or event.kind not in UNDOABLE or event.place >= undoing.place:
+            continue
+        if subjects(event) & subjects(undoing):
+            taken.add(event.id)
+    return taken
+
+
 def check_closings(events, readers, problems):
     """Name the segments that are shorter than their closing says, or have other bytes."""
     for event in events:
@@ -546,6 +573,30 @@ def artifacts_of(events):
     return [{**entry, "trashed": trashed[entry["path"]]} for entry in found]
 
 
+def uses_of(events):
+    """The contents that a run read: each digest and role once, with what the first event said of it."""
+    uses = {}
+    for event in events:
+        if event.kind == "dataset.used":
+            role = "training" if event.text("role") is None else event.text("role")
+            use = {"sha256": event.text("sha256"), "role": role, "dataset": event.text("dataset")}
+            uses.setdefault((use["sha256"], role), use | {"name": event.text("name") or "", "at": event.at})
+    return list(uses.values())
+
+
+def system_metrics_of(events):
+    """The use of the machine, one entry per number."""
+    logged = [event for event in events if event.kind == "system_metrics.logged"]
+    found = [(key, event.at, metric(value)) for event in logged for key, value in event.object("values").items()]
+    return [{"key": key, "time": at, "value": number[0]} for key, at, number in found if number is not None]
+
+
+def console_of(events):
+    """The lines that a run printed, one entry each."""
+    logged = [event for event in events if event.kind == "console_lines.logged"]
+    return [{"time": event.at, "stream": event.text("stream"), "line": line} for event in logged for line in event.data["lines"]]
+
+
 def fields_of(events):
     """The fields of a run: the last value given by its starts, changes and renamings."""
     values = dict.fromkeys((*FIELDS, "seed")) | {"name": ""}
@@ -619,6 +670,9 @@ def run_of(events):
         "notes": notes,
         "tags": tags_of(events),
         "artifacts": artifacts_of(events),
+        "datasets": uses_of(events),
+        "system_metrics": system_metrics_of(events),
+        "console": console_of(events),
         "trashed": is_last(events, "run.trashed", "run.restored"),
         "protected": is_last(events, "run.protected", "run.unprotected"),
         "points_lost": sum(event.whole("count") or 0 for event in events if event.kind == "writes.dropped"),
@@ -626,7 +680,7 @@ def run_of(events):
 
 
 def project_id(name):
-    """The id of the project that a run calls `name`."""
+    """The id of the project that a run calls `name`, and of the dataset that is registered as `name`."""
     before = re.sub(r"\s+", "-", unicodedata.normalize("NFKC", name).casefold().strip())
     after = re.sub(r"[^A-Za-z0-9._-]", "-", before).strip("-")
     if after == before:
@@ -634,20 +688,26 @@ def project_id(name):
     return f"{after or 'project'}-{hashlib.sha256(before.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
-def projects_of(events, runs):
-    """The projects by id: named by a run that is there or by `project.created`."""
-    projects = {}
+def namings(events, runs, versions):
+    """(event, id, name) of whatever names a project: a run or a dataset version that is there, or `project.created`."""
     for event in events:
-        key = name = None
-        if event.kind in ("run.started", "run.changed") and event.run in runs and event.text("project"):
-            name = event.text("project")
+        key, name = None, event.text("project")
+        of_run = event.kind in ("run.started", "run.changed") and event.run in runs
+        of_version = event.kind in ("dataset_version.registered", "dataset_version.changed") and version_of(event) in versions
+        if (of_run or of_version) and name:
             key = project_id(name)
         elif event.kind == "project.created":
             key, name = event.text("project"), event.text("name")
         if key is not None and name:
-            new = {"name": name, "description": None, "created_at": event.at, "trashed": False}
-            projects.setdefault(key, new)
-    for event in events:
+            yield event, key, name
+
+
+def projects_of(events, taken, runs, versions):
+    """The projects by id, each from the first event that names it, were it taken back or not."""
+    projects = {}
+    for event, key, name in namings(events, runs, versions):
+        projects.setdefault(key, {"name": name, "description": None, "created_at": event.at, "trashed": False})
+    for event in (event for event in events if event.id not in taken):
         project = projects.get(event.text("project")) if event.kind.startswith("project.") else None
         if project is not None and event.kind in ("project.created", "project.changed"):
             given = {name: event.text(name) for name in ("name", "description") if event.text(name) is not None}
@@ -657,6 +717,50 @@ def projects_of(events, runs):
         elif project is not None and event.kind in ("project.trashed", "project.restored"):
             project["trashed"] = event.kind == "project.trashed"
     return projects
+
+
+def version_of(event):
+    """The dataset version that an event is about, as one text."""
+    return f"{event.text('dataset')}@sha256:{event.text('sha256')}"
+
+
+def versions_of(events):
+    """The dataset versions by their text, from the first registration of each; a dataset's name is that of all of them."""
+    versions, numbers, names = {}, {}, {}
+    for event in events:
+        key, dataset = version_of(event), event.text("dataset")
+        if event.kind == "dataset_version.registered" and key not in versions:
+            numbers[dataset] = numbers.get(dataset, 0) + 1
+            version = {name: event.data.get(name) for name in ("dataset", "sha256", "size", "format", "rows")}
+            parent = event.text("parent")
+            version |= {"version": numbers[dataset], "schema": event.object("schema"), "created_at": event.at}
+            version |= {"file": event.text("file") or ""}
+            version |= {"parent_id": f"{dataset}@sha256:{parent}" if parent else None, "trashed": False}
+            versions[key] = version | {"description": None, "tags": {}, "metadata": {}, "project": None}
+        if event.kind == "dataset_version.registered" and event.text("name"):
+            names.setdefault(dataset, event.text("name"))
+    for event in events:
+        version = versions.get(version_of(event)) if event.kind.startswith("dataset_version.") else None
+        if version is not None and event.kind in ("dataset_version.registered", "dataset_version.changed"):
+            changed = event.kind == "dataset_version.changed"
+            given = {name: event.data.get(name) for name in ("description", "tags", "metadata", "project")}
+            version |= {name: value for name, value in given.items() if value or (changed and value is not None)}
+            if changed and event.text("name"):
+                names[version["dataset"]] = event.text("name")
+        elif version is not None and event.kind in ("dataset_version.trashed", "dataset_version.restored"):
+            version["trashed"] = event.kind == "dataset_version.trashed"
+    return {key: version | {"name": names.get(version["dataset"])} for key, version in versions.items()}
+
+
+def tokens_of(events):
+    """The access tokens by id, as the first event about each says; whether they were revoked, wherever that stands."""
+    revoked = {event.text("token") for event in events if event.kind == "token.revoked"}
+    tokens = {}
+    for event in events:
+        if event.kind == "token.created":
+            token = {name: event.text(name) for name in ("sha256", "role", "name", "project")}
+            tokens.setdefault(event.text("token"), token | {"revoked": event.text("token") in revoked})
+    return tokens
 
 
 def commits_of(events, folder, redacted_blobs):
@@ -680,35 +784,49 @@ def commits_of(events, folder, redacted_blobs):
     return git_hash
 
 
-def state(folder):
-    """The whole state of a store: runs and projects by id, events in order, and what is wrong with the files."""
-    problems = []
-    readers = read(folder, problems)
-    events = sorted((e for reader in readers.values() for e in reader.events.values()), key=lambda event: event.place)
-    redacted_blobs, purged = redact(events)
+def sign(readers, live):
+    """Let events without `by` and `via` have those of the header, and all of an accepted segment the server's `by`."""
+    accepted = [event for event in live if event.kind == "segment.accepted" and event.text("by") is not None]
+    known = {event.text("segment"): event.text("by") for event in accepted}
     for reader in readers.values():
         header = next(iter(reader.events.values()), None)
         if header is not None and header.kind == "segment.opened":
             for event in reader.events.values():
                 event.by = header.text("by") if event.by is None else event.by
                 event.via = header.data.get("via", "sdk") if event.via is None else event.via
+        for event in reader.events.values():
+            event.by = known.get(reader.segment, event.by)
+
+
+def state(folder):
+    """The whole state of a store: runs, projects, datasets and tokens by id, events in order, what is wrong with the files."""
+    problems = []
+    readers = read(folder, problems)
+    events = sorted((e for reader in readers.values() for e in reader.events.values()), key=lambda event: event.place)
+    redacted_blobs, purged = redact(events)
     live = [event for event in events if not event.gone and misfit(event) is None]
+    sign(readers, live)
     check_closings(live, readers, problems)
+    taken = undone(live)
+    counting = [event for event in live if event.id not in taken]
     by_run = {}
-    for event in live:
+    for event in counting:
         if event.run is not None and event.run not in purged:
             by_run.setdefault(event.run, []).append(event)
     runs = {name: run for name, theirs in sorted(by_run.items()) if (run := run_of(theirs)) is not None}
-    projects = projects_of(live, runs)
+    versions = versions_of(counting)
+    projects = projects_of(live, taken, runs, versions)
     git_hash = commits_of(live, folder, redacted_blobs)
+    for named in (*runs.values(), *versions.values()):
+        named["project_id"] = project_id(named["project"]) if named["project"] else None
+        named["project_label"] = projects[named["project_id"]]["name"] if named["project"] else None
+        named["trashed"] |= bool(named["project"]) and projects[named["project_id"]]["trashed"]
     for run in runs.values():
-        run["project_id"] = project_id(run["project"]) if run["project"] else None
-        run["project_label"] = projects[run["project_id"]]["name"] if run["project"] else None
-        run["trashed"] |= bool(run["project"]) and projects[run["project_id"]]["trashed"]
         run["git_hash"] = git_hash(run["code"])
     names = ("segment", "seq", "at", "clock", "kind", "run", "by", "via", "data")
     listed = [{"event": event.id} | {name: getattr(event, name) for name in names} | {"said": event.said} for event in events]
-    return {"runs": runs, "projects": projects, "events": listed, "problems": problems}
+    found = {"runs": runs, "projects": projects, "datasets": versions, "tokens": tokens_of(live)}
+    return found | {"events": listed, "problems": problems}
 
 
 # --------------------------------------------------------------------------------------------------------------- compare
@@ -738,7 +856,7 @@ def canonical(state):
     for name, run in state["runs"].items():
         summary = {key: {k: v for k, v in numbers.items() if k != "mean"} for key, numbers in run["summary"].items()}
         runs[name] = {**run, "summary": summary}
-    return sort_key({"runs": runs, "projects": state["projects"], "events": state["events"]})
+    return sort_key({"runs": runs} | {name: state[name] for name in ("projects", "datasets", "tokens", "events")})
 
 
 def digest(state):
@@ -763,8 +881,14 @@ def tables(state):
         for entry in run["artifacts"]:
             rest = (entry[name] for name in ("path", "type", "name", "size", "sha256", "version", "at", "trashed"))
             rows["artifacts"].append((run_id, *rest))
+        for use in run["datasets"]:
+            version = f"{use['dataset']}@sha256:{use['sha256']}" if use["dataset"] else f"sha256:{use['sha256']}"
+            rows["dataset_uses"].append((run_id, version, *(use[name] for name in ("sha256", "role", "name", "at"))))
+        rows["system_metrics"] += [(run_id, *entry.values()) for entry in run["system_metrics"]]
+        rows["console"] += [(run_id, *entry.values()) for entry in run["console"]]
     for key, project in state["projects"].items():
         rows["projects"].append((key, *(project[name] for name in ("name", "description", "created_at", "trashed"))))
+    rows["datasets"] = [(key, *(version[name] for name in VERSION_COLUMNS)) for key, version in state["datasets"].items()]
     for event in state["events"]:
         rows["events"].append((*(event[name] for name in ("event", *EVENT_COLUMNS)), *event["said"], event["data"]))
     return {name: sorted(listed, key=sort_key) for name, listed in rows.items()}

@@ -23,10 +23,10 @@ import duckdb
 import msgspec
 
 from .. import commits
-from ..errors import DamageError, FilterError, StoreError
+from ..errors import DamageError, StoreError
 from ..journal import Envelope, Tail, writer_alive
 from . import scratch, snapshot, wide
-from .fold import RunFold, Told, removed_by, tell
+from .fold import UNDONE, RunFold, Told, removed_by, tell
 from .register import KINDS as REGISTER_KINDS
 from .register import NAMING_KINDS, Register
 from .rows import ARROW_ROWS, Documents, Key, RunRows, insert, one_row, uid_of
@@ -64,6 +64,8 @@ PARSED_MAX = 256
 """Questions that are kept parsed."""
 HEAVY = 50_000
 """Lines behind the snapshot from which on a newer snapshot is worth opening anew."""
+INNER = frozenset({"run_now", "summary_now", "environment_now", "code_now", "point_now"})
+"""Views that others stand on, which nobody may rely on."""
 _OVER_TABLES = re.compile(r"\b(metrics|events|point_now|point_all|event_all)\b", re.IGNORECASE)
 
 
@@ -260,23 +262,23 @@ class Lab:
         """Run one statement that only reads; return (column names, column types, at most `limit` rows).
 
         Raises:
-            FilterError: it does not parse, is not one SELECT, or names what is not there; DuckDB's words say where.
+            FilterError: as `sandbox.rows_of`.
         """
-        try:
-            kinds = [statement.type.name for statement in duckdb.extract_statements(query)]
-            if kinds not in (["SELECT"], ["EXPLAIN"]):
-                said = ", ".join(kinds) or "nothing"
-                raise FilterError(
-                    f"one SELECT is allowed, not {said}", where="sql", hint="DESCRIBE wide tells the columns of a view"
-                )
-            self.prepare(query)
-            cursor = self._reading().execute(query)
-            columns = [(str(d[0]), str(d[1])) for d in cursor.description or ()]
-            return [name for name, _ in columns], [kind for _, kind in columns], cursor.fetchmany(limit)
-        except duckdb.Error as problem:
-            raise FilterError(str(problem).strip(), where="sql", hint='`ailab sql "show tables"` names the views') from None
+        from . import sandbox
 
-    def _reading(self) -> duckdb.DuckDBPyConnection:
+        columns, types, parts = sandbox.rows_of(self, query)
+        rows: list[tuple[Any, ...]] = []
+        for some in parts:
+            rows += some
+            if len(rows) >= limit:
+                break
+        return columns, types, rows[:limit]
+
+    def view_names(self) -> frozenset[str]:
+        """The views that people may rely on, in lower case."""
+        return frozenset({*_names("VIEW", statements("views")), "wide"}) - INNER
+
+    def locked(self) -> duckdb.DuckDBPyConnection:
         """A cursor that can reach neither files nor settings; the whole catalogue is locked from then on."""
         if not self._locked:
             allowed = [self.store.compacted, self.store.cache, self._own_folder()]
@@ -493,7 +495,7 @@ class Lab:
                 event: Any = fold.take(told, line.data)
                 if line.kind == "run.started" or (line.kind == "run.changed" and event.project):
                     self._register.call(fold)
-            elif not removed:
+            if line.kind in REGISTER_KINDS and not removed and (line.run is None or line.kind != UNDONE):
                 self._register.take(told, bytes(line.data))
         except msgspec.DecodeError as problem:
             self._payload_problems.append(f"{line.kind} at {told.event} does not fit its kind: {problem}")

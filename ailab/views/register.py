@@ -72,13 +72,16 @@ class _Fold:
         """(rows by table, what was changed, oldest first)."""
         raise NotImplementedError
 
-    def _replay(self, tell: Callable[[Any], dict[Any, Any]]) -> tuple[dict[Any, Any], list[dict[str, Any]]]:
+    def _replay(
+        self, tell: Callable[[Any], dict[Any, Any]], words: Words | None = None
+    ) -> tuple[dict[Any, Any], list[dict[str, Any]]]:
         """The value of each field by what `tell` says that an event sets, and every change of one that was there before it.
 
         A field is a text, or a tuple whose last part is the field and whose others say what of the subject it belongs to.
         """
-        told = [word for word, _ in sorted(self.words, key=lambda word: word[0].place)]
-        said = [_decoders[word.kind](data) for word, data in sorted(self.words, key=lambda word: word[0].place)]
+        ordered = sorted(self.words if words is None else words, key=lambda word: word[0].place)
+        told = [word for word, _ in ordered]
+        said = [_decoders[word.kind](data) for word, data in ordered]
         index = [(word.event, word.kind, getattr(event, "event", None)) for word, event in zip(told, said, strict=True)]
         now: dict[Any, Any] = {}
         changes: list[dict[str, Any]] = []
@@ -171,10 +174,16 @@ class DatasetFold(_Fold):
 
     def named(self) -> Iterator[tuple[str, Place, datetime, str]]:
         """Names of projects that its versions were said to belong to."""
-        for told, data in self.words:
+        for told, data in self._there():
             name = getattr(_decoders[told.kind](data), "project", None)
             if name and told.kind != UNDONE:
                 yield project_of(name), told.place, told.at, name
+
+    def _there(self) -> Words:
+        """Its events but for those about versions that nobody registered, which change nothing until somebody does."""
+        said = [(word, _decoders[word[0].kind](word[1])) for word in self.words]
+        born = {event.sha256 for (told, _), event in said if told.kind == events.DatasetVersionRegistered.kind}
+        return [word for word, event in said if word[0].kind == UNDONE or event.sha256 in born]
 
     @staticmethod
     def _tell(event: Any) -> dict[Any, Any]:
@@ -189,13 +198,13 @@ class DatasetFold(_Fold):
 
     def replay(self) -> Replayed:
         """A row for each version, oldest first."""
-        now, changes = self._replay(self._tell)
+        now, changes = self._replay(self._tell, self._there())
         born: dict[str, tuple[Told, events.DatasetVersionRegistered]] = {}
         for told, data in sorted(self.words, key=lambda word: word[0].place):
             if told.kind == events.DatasetVersionRegistered.kind:
                 event = _decoders[told.kind](data)
                 born.setdefault(event.sha256, (told, event))
-        label = now.get("name") or next((event.name for _, event in born.values()), "")
+        label = now.get("name") or next((event.name for _, event in born.values() if event.name), None)
         rows = [
             {
                 "dataset_id": dataset_id(self.name, sha256), "dataset": self.name, "name": label, "version": version,
@@ -204,12 +213,12 @@ class DatasetFold(_Fold):
                 "tags": {key: text_of(value) for key, value in (now.get((sha256, "tags")) or {}).items()},
                 "metadata": now.get((sha256, "metadata")) or {},
                 "project_id": project_of(project) if (project := now.get((sha256, "project"))) else None,
-                "parent_id": event.parent and dataset_id(self.name, event.parent), "created_at": told.at, "by": told.by,
+                "parent_id": dataset_id(self.name, event.parent) if event.parent else None, "created_at": told.at, "by": told.by,
                 "event": told.event, "own_trashed": bool(now.get((sha256, "trashed"))),
             }
             for version, (sha256, (told, event)) in enumerate(born.items(), 1)
         ]  # fmt: skip
-        return {self.table: rows}, [change for change in changes if change["version"] is None or change["version"] in born]
+        return {self.table: rows}, changes
 
 
 def dataset_id(dataset: str, sha256: str) -> str:
@@ -280,7 +289,7 @@ class Register:
         return bool(self._touched)
 
     def take(self, told: Told, data: bytes) -> None:
-        """Add one event.
+        """Add one event; an undoing that names no project or dataset is about none.
 
         Raises:
             msgspec.ValidationError: the payload does not fit its kind; nothing changes.

@@ -32,7 +32,7 @@ from ..errors import DamageError
 from ..segments import Span, stated_crc
 from ..store import run_of_segment, segment_name, sync_folder
 from . import scratch
-from .fold import VERSION, RunFold, removed_by
+from .fold import UNDONE, VERSION, RunFold, removed_by
 from .register import KINDS as REGISTER_KINDS
 from .register import Register
 from .rows import Documents, RunRows, insert, keys_of, one_row, project_of, uid_of
@@ -332,8 +332,9 @@ class _Maker:
             if older is not None:
                 self.con.execute(f"INSERT INTO {schema}.{table} SELECT * FROM old_{schema}.{table}")  # noqa: S608
         self.register = Register(self.con, None if older is None else "more.register_table")
-        for told, data in tables.without_run(self.con, tuple(REGISTER_KINDS)):
-            if (told.segment, told.seq) not in self.redacted:
+        for told, run, data in tables.told(self.con, tuple(REGISTER_KINDS)):
+            counts = (run is None or told.kind != UNDONE) and run not in self.purged
+            if counts and (told.segment, told.seq) not in self.redacted:
                 try:
                     self.register.take(told, data)
                 except msgspec.DecodeError as problem:

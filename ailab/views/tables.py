@@ -264,9 +264,18 @@ class Tables:
             return []
         return [row[0] for row in con.execute(f"SELECT DISTINCT run FROM ({' UNION ALL '.join(parts)}) ORDER BY run").fetchall()]  # noqa: S608
 
-    def without_run(self, con: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> Iterator[tuple[Told, bytes]]:
-        """Events of these kinds that are about no run."""
-        yield from self._told(con, f"run IS NULL AND kind IN ({', '.join(map(_literal, kinds))})", self.headers(con))
+    def told(self, con: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> Iterator[tuple[Told, str | None, bytes]]:
+        """Events of these kinds with their run, each joined with its segment's header."""
+        where = f"kind IN ({', '.join(map(_literal, kinds))})"
+        segments = {
+            row[0]
+            for name in self.records
+            if (source := self._source(name, "events")) is not None
+            for row in con.execute(f"SELECT DISTINCT segment FROM {source} WHERE run IS NOT NULL AND {where}").fetchall()  # noqa: S608
+        }
+        for run, told, data in self._rows(con, where, {**self.headers(con), **self.headers_of(con, sorted(segments))}):
+            if data is not None:
+                yield told, run, data
 
     def of_kind(self, con: duckdb.DuckDBPyConnection, kinds: Sequence[str]) -> Iterator[tuple[Told, str | None, bytes]]:
         """Events of these kinds, with their run."""
@@ -299,12 +308,6 @@ class Tables:
                 text = f"SELECT segment, data FROM {source} WHERE kind = 'segment.opened' AND {where}"  # noqa: S608
                 found |= {segment: _said_by(data) for segment, data in con.execute(text, list(values)).fetchall() if data}
         return found
-
-    def _told(self, con: duckdb.DuckDBPyConnection, where: str, headers: Mapping[str, Said]) -> Iterator[tuple[Told, bytes]]:
-        """Events of the events tables, each joined with its segment's header."""
-        for _, told, data in self._rows(con, where, headers):
-            if data is not None:
-                yield told, data
 
     def _rows(
         self, con: duckdb.DuckDBPyConnection, where: str, headers: Mapping[str, Said]

@@ -249,7 +249,7 @@ COMMENT ON COLUMN datasets."by" IS 'who registered it, where that is known';
 COMMENT ON COLUMN datasets.trashed IS 'whether it, or its project, is in the trash';
 
 CREATE OR REPLACE VIEW dataset_uses AS
-SELECT run_id, coalesce(u.dataset || '@', '') || 'sha256:' || u.sha256 AS dataset_id, u.dataset AS dataset, u.sha256 AS sha256, u.role AS role,
+SELECT run_id, coalesce(nullif(u.dataset, '') || '@', '') || 'sha256:' || u.sha256 AS dataset_id, u.dataset AS dataset, u.sha256 AS sha256, u.role AS role,
        u."name" AS name, u."at" AS "at"
 FROM (SELECT run_id, unnest(datasets) AS u FROM run_now WHERE datasets IS NOT NULL);
 COMMENT ON VIEW dataset_uses IS 'one row per run, content that it read, and role';
@@ -262,12 +262,19 @@ COMMENT ON COLUMN dataset_uses.name IS 'the text given, such as iris@v2';
 COMMENT ON COLUMN dataset_uses."at" IS 'when, UTC';
 
 CREATE OR REPLACE VIEW system_metrics AS
-SELECT run_id, e.key AS key, "at" AS "time",
-       CASE e.value WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST(e.value ->> '$' AS DOUBLE) END AS value
-FROM (
-    SELECT run_id, "at", unnest(map_entries(from_json(data -> '$.values', '"MAP(VARCHAR,JSON)"'))) AS e
-    FROM event_all WHERE kind = 'system_metrics.logged' AND run_id IS NOT NULL
-) WHERE CASE e.value WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST(e.value ->> '$' AS DOUBLE) END IS NOT NULL;
+SELECT run_id, key, "time", value FROM (
+    SELECT run_id, e.key AS key, "at" AS "time",
+           CASE WHEN json_type(e.value) = 'BOOLEAN' THEN CAST(e.value = 'true' AS DOUBLE)
+                WHEN json_type(e.value) <> 'VARCHAR' OR e.value ->> '$' IN ('NaN', 'Infinity', '-Infinity')
+                     OR regexp_full_match(e.value ->> '$', '[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
+                THEN TRY_CAST(e.value ->> '$' AS DOUBLE) END AS value
+    FROM (
+        SELECT run_id, "at", unnest(map_entries(from_json(data -> '$.values', '"MAP(VARCHAR,JSON)"'))) AS e
+        FROM event_all
+        WHERE kind = 'system_metrics.logged' AND run_id IS NOT NULL AND json_type(data -> '$.values') = 'OBJECT'
+          AND run_id NOT IN (SELECT run_id FROM unstarted_table)
+    )
+) WHERE value IS NOT NULL;
 COMMENT ON VIEW system_metrics IS 'one row per figure of the machine that a run was logged with';
 COMMENT ON COLUMN system_metrics.run_id IS 'the run''s id';
 COMMENT ON COLUMN system_metrics.key IS 'cpu, memory …';
@@ -275,10 +282,14 @@ COMMENT ON COLUMN system_metrics."time" IS 'when, UTC';
 COMMENT ON COLUMN system_metrics.value IS 'the figure, in the unit that its name says';
 
 CREATE OR REPLACE VIEW console AS
-SELECT run_id, "at" AS "time", data ->> '$.stream' AS stream,
-       unnest(from_json(data -> '$.lines', '["VARCHAR"]')) AS line,
+SELECT run_id, "at" AS "time", data ->> '$.stream' AS stream, unnest(from_json(data -> '$.lines', '["VARCHAR"]')) AS line,
        segment || ':' || seq AS event, generate_subscripts(from_json(data -> '$.lines', '["VARCHAR"]'), 1) AS n
-FROM event_all WHERE kind = 'console_lines.logged' AND run_id IS NOT NULL;
+FROM event_all
+WHERE kind = 'console_lines.logged' AND run_id IS NOT NULL AND json_type(data -> '$.lines') = 'ARRAY'
+  AND json_type(data -> '$.stream') = 'VARCHAR'
+  AND len(list_filter(from_json(data -> '$.lines', '["JSON"]'), lambda x: json_type(x) IS DISTINCT FROM 'VARCHAR')) = 0
+  AND coalesce(json_type(data -> '$.dropped'), 'NULL') IN ('NULL', 'UBIGINT', 'BIGINT', 'HUGEINT', 'UHUGEINT')
+  AND run_id NOT IN (SELECT run_id FROM unstarted_table);
 COMMENT ON VIEW console IS 'one row per line that a run printed';
 COMMENT ON COLUMN console.run_id IS 'the run''s id';
 COMMENT ON COLUMN console."time" IS 'when it was kept, UTC';

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ailab import inventory, queries
 from ailab.actions import Actions
 from ailab.errors import AilabError, StoreError
+from ailab.sandbox import Sandbox
 from ailab.store import find_store, open_store
 from ailab.views import Lab
 
@@ -39,6 +40,9 @@ class Catalogue:
     Args:
         setting: names the store and the installation.
 
+    Attributes:
+        sandbox: answers SQL, one query at a time; `waiting` counts those that wait for it, and the one that it answers.
+
     Raises:
         StoreError: the store cannot be opened or made.
     """
@@ -47,6 +51,8 @@ class Catalogue:
         self.project = setting.installation
         self._lab = Lab(open_store(setting.dir or find_store(), create=True))
         self._actions = Actions(self._lab, via="http")
+        self.sandbox = Sandbox(self._lab.store.path)
+        self.waiting = 0
         self._rebuilt_s = 0.0
         self.lab()
 
@@ -91,6 +97,7 @@ class Catalogue:
 
     def close(self) -> None:
         """Seal the writer's segment and let go of the catalogue."""
+        self.sandbox.close()
         self._actions.close()
         self._lab.close()
 

@@ -7,6 +7,7 @@ from ailab.inventory import DatasetDetail, DatasetPreview, DatasetView, ProjectV
 from ailab.queries import (
     ArtifactFile,
     Change,
+    ColumnInfo,
     DatasetUse,
     Health,
     LeaderboardRow,
@@ -15,6 +16,7 @@ from ailab.queries import (
     RunComparison,
     RunDetail,
     RunSummaryView,
+    ViewInfo,
 )
 
 RUN_ID = "06d3v8k2m4q7t9w1x5z0a2c4e6"
@@ -72,6 +74,10 @@ DATASET_DETAIL = DatasetDetail(
     ],
 )  # fmt: skip
 PREVIEW = DatasetPreview(rows=[{"petal_length": 1.4, "species": "setosa"}], total=150, showing=1)
+VIEW = ViewInfo(
+    name="tags", comment="one row per run and tag that is set",
+    columns=[ColumnInfo(name="run_id", type="VARCHAR", comment="the run's id")],
+)  # fmt: skip
 CHANGE = Change(
     event=EVENT, at=LATER, by="ada", via="http", run_id=RUN_ID, kind="note.changed",
     field="note", old="first try", new="PUBLISH: best model",

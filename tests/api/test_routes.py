@@ -491,7 +491,8 @@ def test_the_document_describes_every_route(routes):
         "/projects", "/projects/{project_id}", "/projects/{project_id}/datasets", "/projects/{project_id}/restore",
         "/projects/{project_id}/runs", "/runs", "/runs/compare", "/runs/leaderboard", "/runs/{run_id}", "/runs/{run_id}/changes",
         "/runs/{run_id}/events", "/runs/{run_id}/flag", "/runs/{run_id}/history", "/runs/{run_id}/metrics",
-        "/runs/{run_id}/note", "/runs/{run_id}/restore", "/runs/{run_id}/tags", "/schema", "/schema/openapi.json", "/whoami",
+        "/runs/{run_id}/note", "/runs/{run_id}/restore", "/runs/{run_id}/tags", "/schema", "/schema/openapi.json", "/sql",
+        "/whoami",
     ]  # fmt: skip
     for verb, _, template, operation in routes:
         assert operation["summary"], template

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import oracle
@@ -24,6 +25,8 @@ from ailab.views import compact as compaction
 
 RUNS = ("r1", "r2", "r3")
 PROJECTS = ("iris", " Größe\u2003x ", "a/b")
+DATASETS = ("Iris", " iris ", "Größe/2")  # two names of one dataset, whose id is a project's too
+CONTENTS = ("11" * 32, "22" * 32)
 LONG_AGO = 7200.0
 OPEN = ("pending", "running")
 RARE_TIMES = (None, 1795255200.25, -1.5, 1e20)
@@ -74,6 +77,11 @@ PAYLOADS = {
     "run.trashed": given(), "run.restored": given(), "run.protected": given(), "heartbeat.sent": given(),
     "writes.dropped": given(count=st.integers(1, 5), error=text, first=st.just("2026-11-24T09:00:00Z"),
                             last=st.just("2026-11-24T09:00:00Z")),
+    "dataset.used": given(sha256=st.sampled_from(CONTENTS), dataset=st.sampled_from([None, "iris"]),
+                          name=st.sampled_from([None, "iris@v2"]), role=st.sampled_from([None, "training", "test", ""])),
+    "system_metrics.logged": given(values=st.dictionaries(names, number, max_size=3)),
+    "console_lines.logged": given(stream=st.sampled_from(["stdout", "stderr"]), lines=st.lists(text, max_size=3),
+                                  dropped=st.none() | st.integers(0, 5)),
     "later.kind": given(what=anything),
 }  # fmt: skip
 MISFITS = st.sampled_from([
@@ -81,11 +89,18 @@ MISFITS = st.sampled_from([
     ("metrics.logged", {"values": {"loss": 1}, "step": "2"}), ("metrics.logged", {"values": {"loss": 1}, "step": 1.5}),
     ("metrics.logged", {"values": {"loss": 1}, "step": 2**63}), ("metrics.logged", {"values": {"loss": 2}, "time": "now"}),
     ("run.finished", {"status": 1}), ("tags.changed", {"removed": "x"}), ("run.purged", {"reason": 1}),
+    ("dataset.used", {"sha256": CONTENTS[0], "role": 1}), ("system_metrics.logged", {"values": [1]}),
+    ("console_lines.logged", {"stream": "stdout", "lines": ["x", 1]}), ("change.undone", {"event": 5}), ("change.undone", {}),
 ])  # fmt: skip
 event = st.one_of(
-    st.sampled_from(sorted(PAYLOADS)).flatmap(lambda kind: st.tuples(st.just(kind), PAYLOADS[kind])),
-    st.tuples(st.sampled_from(["run.started", "metrics.logged"]), st.none()).flatmap(
-        lambda both: st.tuples(st.just(both[0]), PAYLOADS[both[0]])
+    *(
+        st.sampled_from(kinds).flatmap(lambda kind: st.tuples(st.just(kind), PAYLOADS[kind]))
+        for kinds in (
+            sorted(PAYLOADS),
+            ["run.started", "metrics.logged"],
+            sorted(PAYLOADS.keys() & oracle.UNDOABLE),
+            ["dataset.used", "system_metrics.logged", "console_lines.logged"],
+        )
     ),
     MISFITS,
 )
@@ -98,6 +113,56 @@ of_project = st.sampled_from(["created", "changed", "trashed", "restored"]).flat
         ),
     )
 )
+
+of_version = st.tuples(
+    st.sampled_from(["registered", "registered", "changed", "changed", "trashed", "restored"]),
+    st.sampled_from(DATASETS),
+    st.sampled_from(CONTENTS),
+).flatmap(
+    lambda said: st.tuples(
+        st.just(f"dataset_version.{said[0]}"),
+        given(dataset=st.just(oracle.project_id(said[1])), sha256=st.just(said[2]), **version_fields(*said[:2])),
+    )
+)
+OF_VERSION_MISFITS = st.sampled_from([
+    ("dataset_version.registered", {"dataset": "iris", "name": "Iris", "sha256": CONTENTS[0], "size": "9"}),
+    ("dataset_version.changed", {"dataset": "iris", "sha256": CONTENTS[0], "tags": [], "name": "no", "project": "no"}),
+    ("dataset_version.trashed", {"dataset": "iris"}),
+])  # fmt: skip
+
+
+def version_fields(what, name):
+    """Strategies of what else an event about a dataset version says."""
+    objects = st.none() | st.dictionaries(names, anything, max_size=2)
+    fields = {"description": maybe, "tags": objects, "metadata": objects, "project": st.sampled_from([None, None, "", *PROJECTS])}
+    if what == "changed":
+        return {"name": maybe, **fields}
+    columns = st.sampled_from([None, {"columns": [{"name": 'ä"', "type": "double"}, 1.5]}, {"columns": []}])
+    first = {"name": st.just(name), "size": st.integers(0, 9), "format": st.sampled_from(["csv", "parquet"])}
+    first |= {"rows": st.integers(0, 9), "schema": columns, "file": st.sampled_from([None, "iris.csv"])}
+    return {**first, "parent": st.sampled_from([None, *CONTENTS]), **fields} if what == "registered" else {}
+
+
+@dataclass
+class Said:
+    """A line of a writer, as far as others speak of it."""
+
+    segment: str
+    seq: int
+    kind: str
+    run: str | None
+    clock: int
+    data: dict
+
+    @property
+    def about(self):
+        """What an undoing of it is about: (member or field, name); None where that is not clear or nothing."""
+        names = {"project": ("project",), "dataset_version": ("dataset",), "change": ("project", "dataset")}
+        fields = names.get(self.kind.split(".")[0], ())
+        if not fields or (fields == names["change"] and self.run):
+            return ("run", self.run) if self.run else None
+        found = [(field, self.data[field]) for field in fields if field in self.data]
+        return found[0] if found and not self.run else None
 
 
 def compact_json(value):
@@ -119,7 +184,7 @@ class Author:
         members = f'"kind":{compact_json(kind)}'
         members += f',"run":{compact_json(run)}' if run else ""
         members += f',"by":{compact_json(by)}' if by else ""
-        self.said.append((self.pen.seq, kind))
+        self.said.append(Said(self.pen.name, self.pen.seq, kind, run, self.clock, data))
         at = f"2026-11-24T09:00:{second:02}.00000{second % 10}Z"
         self.pen.line(f'{members},"data":{compact_json(data)}', clock=self.clock, at=at)
 
@@ -156,6 +221,13 @@ def parsed(value, expected):
     return value if isinstance(expected, str | None) else json.loads(value)
 
 
+def version_row(row, tags):
+    """A row of the view of dataset versions with its objects read; the texts of tags are values as `parsed` says."""
+    schema, found, metadata = (json.loads(row[place]) for place in (8, 10, 11))
+    found = {key: parsed(value, tags.get(key)) for key, value in found.items()}
+    return (*row[:8], schema, row[9], found, metadata, *row[12:])
+
+
 QUERIES = {
     "runs": 'SELECT run_id, name, project_id, project, status, started_at, ended_at, "user", host, seed, "group", parent_run_id, '
     "dataset_id, git_hash, note, params::VARCHAR, metrics, trashed FROM runs",
@@ -167,6 +239,11 @@ QUERIES = {
     "notes": 'SELECT run_id, event, "at", "by", via, note FROM notes',
     "artifacts": 'SELECT run_id, path, kind, name, size, sha256, version, "at", trashed FROM artifacts',
     "projects": "SELECT project_id, name, description, created_at, trashed FROM projects",
+    "datasets": 'SELECT dataset_id, dataset, name, version, sha256, size, "format", "rows", "schema"::VARCHAR, description, '
+    "tags::VARCHAR, metadata::VARCHAR, project_id, project, parent_id, file, created_at, trashed FROM datasets",
+    "dataset_uses": 'SELECT run_id, dataset_id, sha256, role, name, "at" FROM dataset_uses',
+    "system_metrics": 'SELECT run_id, key, "time", value FROM system_metrics',
+    "console": 'SELECT run_id, "time", stream, line FROM console',
     "events": 'SELECT event, segment, seq, "at", clock, kind, run_id, "by", via, data::VARCHAR FROM events',
 }
 
@@ -194,6 +271,9 @@ def tables_of(lab, expected):
         elif name in ("params", "tags"):
             known = {row[:2]: row[2] for row in map(tuple, expected[name])}
             found = [(*row[:2], parsed(row[2], known.get(row[:2])), *row[3:]) for row in found]
+        elif name == "datasets":
+            known = {row[0]: row[10] for row in expected[name]}
+            found = [version_row(row, known.get(row[0], {})) for row in found]
         rows[name] = sorted((same(row) for row in found), key=oracle.sort_key)
     return rows
 
@@ -320,6 +400,67 @@ class Machine(RuleBasedStateMachine):
         next(author for author in self.authors if author.run is None).say(*said, second=second, more=more)
 
     @precondition(lambda self: self.authors)
+    @rule(index=st.integers(0, 9), said=st.lists(of_version, min_size=1, max_size=4), misfit=st.none() | OF_VERSION_MISFITS,
+          second=st.integers(0, 59), more=st.integers(1, 20))  # fmt: skip
+    def speak_of_datasets(self, *, index, said, misfit, second, more):
+        for kind, data in [*said, *([misfit] if misfit else [])]:
+            self.one(self.authors, index).say(kind, data, second=second, more=more)
+
+    def everything_said(self):
+        """All lines so far, those too that are not here yet, by their clocks."""
+        everyone = [*self.authors, *self.ended, *self.late, *self.elsewhere]
+        lines = (said for author in everyone for said in author.said)
+        return sorted(lines, key=lambda said: (said.clock, said.segment, said.seq))
+
+    @precondition(lambda self: self.authors)
+    @rule(
+        which=st.integers(-6, 99),
+        index=st.integers(0, 9),
+        of=st.sampled_from(["changes", "changes", "changes", "undoings", "anything"]),
+        wrong=st.sampled_from([*[None] * 9, "subject", "field", "id"]),
+        after=st.sampled_from([True, True, True, False]),
+        again=st.sampled_from([0, 0, 0, 1, 2]),
+    )
+    def undo(self, *, which, index, of, wrong, after, again):
+        """Take a change back, perhaps the undoing of it too; sometimes one of another kind or subject, or a later one."""
+        kinds = {"changes": oracle.UNDOABLE - {"change.undone"}, "undoings": {"change.undone"}}.get(of)
+        told = [said for said in self.everything_said() if said.about and (kinds is None or said.kind in kinds)]
+        if not told:
+            return
+        said = told[which % len(told)]
+        what, name = said.about
+        writers = [author for author in self.authors if author.run is None or (what == "run" and author.run == name)]
+        if wrong == "subject":
+            others = {"run": RUNS, "project": map(oracle.project_id, PROJECTS), "dataset": map(oracle.project_id, DATASETS)}[what]
+            name = next(other for other in others if other != name)
+            writers = [author for author in writers if author.run in (None, name)]
+        elif wrong == "field" and what != "run":
+            what = {"project": "dataset", "dataset": "project"}[what]
+        if not writers:
+            return
+        writer = self.one(writers, index)
+        event = f"{said.segment}:{said.seq + 1000 * (wrong == 'id')}"
+        for _ in range(1 + again):
+            data = {"event": event} | ({what: name} if what != "run" else {})
+            more = max(1, said.clock + 1 - writer.clock) if after else 1
+            writer.say("change.undone", data, run=name if what == "run" else None, more=more)
+            event = f"{writer.pen.name}:{writer.said[-1].seq}"
+
+    @precondition(lambda self: any(author.run is None for author in self.authors))
+    @rule(
+        index=st.integers(0, 99),
+        by=st.sampled_from([None, "token", "other token"]),
+        offset=st.sampled_from([None, 0, 100]),
+        more=st.integers(1, 30),
+    )
+    def accept(self, index, by, offset, more):
+        """A server took bytes of a segment that is here, or comes later, or not."""
+        segments = [author.pen.name for author in [*self.authors, *self.ended, *self.late, *self.elsewhere]] + ["nowhere"]
+        data = {"segment": segments[index % len(segments)], "offset": offset, "token": "t1", "by": by}
+        writer = next(author for author in self.authors if author.run is None)
+        writer.say("segment.accepted", {key: value for key, value in data.items() if value is not None}, more=more)
+
+    @precondition(lambda self: self.authors)
     @rule(index=st.integers(0, 9), piece=st.sampled_from([b'{"seq":1,"at"', b"", b"\xff\x00"]))
     def tear(self, index, piece):
         self.one(self.authors, index).pen.torn(piece)
@@ -367,11 +508,11 @@ class Machine(RuleBasedStateMachine):
     def redact(self, index, which, fits):
         """The data of an event are to go; sometimes who says so gives no number."""
         author = self.one([author for author in self.authors + self.ended if author.said], index)
-        seq, kind = author.said[which % len(author.said)]
+        said = author.said[which % len(author.said)]
         writer = next(author for author in self.authors if author.run is None)
-        writer.say("event.redacted", {"segment": author.pen.name, "seq": seq if fits else str(seq)})
-        if fits and kind not in ("event.redacted", "run.purged"):
-            self.gone.add((author.pen.name, seq))
+        writer.say("event.redacted", {"segment": said.segment, "seq": said.seq if fits else str(said.seq)})
+        if fits and said.kind not in ("event.redacted", "run.purged"):
+            self.gone.add((said.segment, said.seq))
 
     @precondition(lambda self: any(author.run is None for author in self.authors) and not self.purged)
     @rule(run=st.sampled_from(RUNS[1:]), really=st.sampled_from([True, False, False]))

@@ -28,6 +28,7 @@ A = "20261121T100000000000Z_lab1_1_aaaaaaaa_r1"
 B = "20261121T110000000000Z_lab1_2_bbbbbbbb_r1"
 C = "20261121T120000000000Z_lab1_3_cccccccc"
 CODE = "c0de" * 16
+ONE, TWO, SIX = "1" * 64, "2" * 64, "6" * 64
 
 
 # ----------------------------------------------------------------------------------------------------- stores by hand
@@ -627,6 +628,348 @@ def test_the_commit_of_the_code_comes_from_an_event_or_the_blob(store):
     assert read(store(segment, other, name="said"))["runs"]["r1"]["git_hash"] == "said"
 
 
+# ------------------------------------------------------------------------------------------------------- taking back
+
+
+def test_a_change_that_was_taken_back_does_not_count(store):
+    """Every kind of change of a run that can be taken back is as if it had not been said; the list of events still has it."""
+    segment, other = Segment(A, "r1"), Segment(C, clock=100)
+    segment.add("run.started", name="one", params={"lr": 1}, tags={"a": "1"})
+    segment.add("artifact.added", path="x", logged="x", size=3, sha256=ONE)
+    segment.add("note.changed", note="first")
+    before = read(store(segment, name="before"))["runs"]
+    changes = [
+        segment.add("run.changed", name="two", status="failed", group="g", project="Iris"),
+        segment.add("parameters.added", params={"lr": 2, "n": 3}),
+        segment.add("note.changed", note="second"),
+        segment.add("tags.changed", set={"b": None}, removed=["a"]),
+        segment.add("run.flagged", flag="BEST", note="BEST third"),
+        segment.add("run.renamed", name="three"),
+        segment.add("run.trashed"),
+        segment.add("run.protected"),
+        segment.add("artifact.trashed", path="x"),
+    ]
+    between = read(store(segment, name="between"))
+    assert all(between["runs"]["r1"][name] != before["r1"][name] for name in ("name", "status", "note", "tags", "artifacts"))
+    for event in changes:
+        other.add("change.undone", run="r1", event=event)
+    state = read(store(segment, other, name="after"))
+    assert state["runs"] == before
+    assert [event["event"] for event in state["events"]][4:13] == changes
+    assert [event["data"] for event in state["events"] if event["event"] == changes[2]] == [{"note": "second"}]
+
+
+def test_what_was_restored_or_unprotected_can_be_taken_back(store):
+    """Then the trashing or protection before it is the last word again."""
+    segment = Segment(A, "r1")
+    segment.add("run.started")
+    segment.add("artifact.added", path="x", logged="x", size=3, sha256=ONE)
+    for on, off in (("run.trashed", "run.restored"), ("run.protected", "run.unprotected")):
+        segment.add(on)
+        segment.add("change.undone", event=segment.add(off))
+    segment.add("artifact.trashed", path="x")
+    segment.add("change.undone", event=segment.add("artifact.restored", path="x"))
+    run = read(store(segment))["runs"]["r1"]
+    assert (run["trashed"], run["protected"], run["artifacts"][0]["trashed"]) == (True, True, True)
+
+
+def test_an_undoing_can_be_taken_back(store):
+    """What it took back counts again, at its own place; and so on for the undoing of that."""
+    segment = Segment(A, "r1")
+    segment.add("run.started", name="one")
+    last = segment.add("run.renamed", name="two")
+    for turn in range(5):
+        name = read(store(segment, name=f"turn{turn}"))["runs"]["r1"]["name"]
+        assert name == ("one" if turn % 2 else "two")
+        last = segment.add("change.undone", event=last)
+    segment.add("run.renamed", name="three")
+    segment.add("change.undone", event=last)
+    assert read(store(segment, name="last"))["runs"]["r1"]["name"] == "three"
+
+
+def test_two_undoings_of_one_event_are_one(store):
+    """It counts again only when both were taken back."""
+    segment = Segment(A, "r1")
+    segment.add("run.started", name="one")
+    event = segment.add("run.renamed", name="two")
+    undoings = [segment.add("change.undone", event=event), segment.add("change.undone", event=event)]
+    segment.add("change.undone", event=undoings[1])
+    assert read(store(segment, name="once"))["runs"]["r1"]["name"] == "one"
+    segment.add("change.undone", event=undoings[0])
+    assert read(store(segment, name="twice"))["runs"]["r1"]["name"] == "two"
+
+
+def test_what_no_undoing_takes_back(store):
+    """Events of other runs and kinds, later ones, ids that are nowhere; nor do undoings that do not fit or were redacted."""
+    segment, other = Segment(A, "r1"), Segment(C, clock=100)
+    start = segment.add("run.started", name="one")
+    metric = segment.add("metrics.logged", values={"a": 1})
+    renamed = segment.add("run.renamed", name="two")
+    other.add("run.started", run="r2", name="other")
+    note = other.add("note.changed", run="r1", note="late")
+    for event in (start, metric, f"{A}:99", "nowhere", f"{A}:03", C):
+        other.add("change.undone", run="r1", event=event)
+    other.add("change.undone", run="r2", event=renamed)
+    other.add("change.undone", event=renamed)
+    other.add("change.undone", project="r1", event=renamed)
+    other.add("change.undone", run="r1", event=note, clock=3)
+    other.add("change.undone", run="r1", event=3, clock=200)
+    undoing = other.add("change.undone", run="r1", event=renamed)
+    other.add("event.redacted", segment=C, seq=int(undoing.split(":")[1]))
+    state = oracle.state(store(segment, other))
+    assert [problem["what"] for problem in state["problems"]] == ["data does not fit change.undone: event"]
+    run = state["runs"]["r1"]
+    assert (run["name"], run["note"], len(run["points"]["a"])) == ("two", "late", 1)
+
+
+def test_changes_of_projects_and_datasets_are_taken_back_by_undoings_that_name_them(store):
+    """By the project or dataset in the undoing, not by that of another one, nor by the undoing of a run."""
+    segment = Segment(C)
+    segment.add("run.started", run="r1", project="Iris")
+    segment.add("project.changed", project="iris", name="First")
+    register(segment, "Iris", ONE)
+    events = [
+        ("project", segment.add("project.changed", project="iris", name="Second", description="d")),
+        ("project", segment.add("project.trashed", project="iris")),
+        ("dataset", segment.add("dataset_version.changed", dataset="iris", sha256=ONE, name="New", project="by dataset")),
+        ("dataset", segment.add("dataset_version.trashed", dataset="iris", sha256=ONE)),
+    ]
+    wrong_ones = {"project": "dataset", "dataset": "project"}
+    for what, event in events:
+        segment.add("change.undone", event=event, run="r1")
+        segment.add("change.undone", event=event, **{what: "other"})
+        segment.add("change.undone", event=event, **{wrong_ones[what]: "iris"})
+    state = read(store(segment, name="before"))
+    assert {key: (p["name"], p["trashed"]) for key, p in state["projects"].items()} == {
+        "iris": ("Second", True),
+        "by-dataset": ("by dataset", False),
+    }
+    assert [(v["name"], v["project_id"], v["trashed"]) for v in state["datasets"].values()] == [("New", "by-dataset", True)]
+    undoings = [(what, segment.add("change.undone", event=event, **{what: "iris"})) for what, event in events]
+    state = read(store(segment, name="after"))
+    assert {key: (p["name"], p["description"], p["trashed"]) for key, p in state["projects"].items()} == {
+        "iris": ("First", None, False),
+        "by-dataset": ("by dataset", None, False),
+    }
+    assert [(v["name"], v["project_id"], v["trashed"]) for v in state["datasets"].values()] == [("Iris", None, False)]
+    for what, event in undoings:
+        segment.add("change.undone", event=event, **{what: "iris"})
+    state = read(store(segment, name="again"))
+    assert {key: (p["name"], p["description"], p["trashed"]) for key, p in state["projects"].items()} == {
+        "iris": ("Second", "d", True),
+        "by-dataset": ("by dataset", None, False),
+    }
+    assert [(v["name"], v["trashed"]) for v in state["datasets"].values()] == [("New", True)]
+
+
+def test_what_named_a_project_first_does_so_though_it_was_taken_back(store):
+    """The project is there from then on, and keeps that name, unless the run is not there or the event was redacted."""
+    segment, other = Segment(A, "r1"), Segment(C, clock=100)
+    segment.add("run.started")
+    first = segment.add("run.changed", project="Iris")
+    segment.add("change.undone", event=first)
+    segment.add("run.changed", project="IRIS")
+    state = read(store(segment, name="taken"))
+    at = utc(2026, 11, 21, 10, 0, 2, 1)
+    assert oracle.tables(state)["projects"] == [("iris", "Iris", None, at, False)]
+    assert (state["runs"]["r1"]["project"], state["runs"]["r1"]["project_label"]) == ("IRIS", "Iris")
+    other.add("event.redacted", segment=A, seq=2)
+    assert read(store(segment, other, name="redacted"))["projects"]["iris"]["name"] == "IRIS"
+
+
+# ---------------------------------------------------------------------------------------------------------- datasets
+
+
+def register(segment, name, sha256, **more):
+    """Append a registration of some content; it returns the event's id."""
+    fields = {"dataset": oracle.project_id(name), "name": name, "sha256": sha256, "size": 9, "format": "csv", "rows": 2}
+    return segment.add("dataset_version.registered", **fields | more)
+
+
+def test_a_dataset_version_is_what_its_events_say(store):
+    """One row per content of a name, numbered by first registration, with what that and the last words say."""
+    segment = Segment(C, by="cleo")
+    columns = {"columns": [{"name": "a", "type": "double"}]}
+    register(segment, "Iris Data", ONE, schema=columns, file="iris.csv", tags={"a": "1", "n": 2.5, "b": None}, project="P 1")
+    register(segment, "iris  data", TWO, size=10, format="json", parent=ONE, metadata={"k": [1]}, description="second")
+    register(segment, "Other", TWO, rows=3)
+    register(segment, "IRIS DATA", ONE, size=11, schema={}, file="again", tags={}, description="", parent=TWO, metadata={"m": 1})
+    segment.add("dataset_version.changed", dataset="iris-data", sha256=TWO, description="", tags={"c": "x"}, metadata={})
+    segment.add("dataset_version.changed", dataset="iris-data", sha256=TWO, name="")
+    segment.add("dataset_version.trashed", dataset="iris-data", sha256=ONE)
+    at = [utc(2026, 11, 21, 10, 0, second, 1) for second in range(4)]
+    one, two = f"iris-data@sha256:{ONE}", f"iris-data@sha256:{TWO}"
+    first, tags = ("iris-data", "Iris Data", 1, ONE, 9, "csv", 2), {"a": "1", "n": 2.5, "b": None}
+    assert oracle.tables(read(store(segment)))["datasets"] == [
+        (one, *first, columns, None, tags, {"m": 1}, "p-1", "P 1", None, "iris.csv", at[1], True),
+        (two, "iris-data", "Iris Data", 2, TWO, 10, "json", 2, {}, "", {"c": "x"}, {}, None, None, one, "", at[2], False),
+        (f"other@sha256:{TWO}", "other", "Other", 1, TWO, 9, "csv", 3, {}, None, {}, {}, None, None, None, "", at[3], False),
+    ]
+    segment.add("dataset_version.changed", dataset="iris-data", sha256=TWO, name="New")
+    segment.add("dataset_version.changed", dataset="iris-data", sha256=SIX, name="of none")
+    segment.add("dataset_version.restored", dataset="iris-data", sha256=ONE)
+    versions = read(store(segment, name="later"))["datasets"]
+    assert [(v["name"], v["version"], v["trashed"]) for v in versions.values()] == [
+        ("New", 1, False),
+        ("New", 2, False),
+        ("Other", 1, False),
+    ]
+
+
+def test_what_was_said_of_a_version_before_it_was_there_counts_then(store):
+    """Other events make no version and name no project; once it is registered they have their place in the order."""
+    segment, other = Segment(C), Segment(B, clock=100)
+    segment.add("dataset_version.changed", dataset="iris", sha256=ONE, name="Early", description="early", project="Early P")
+    segment.add("dataset_version.changed", dataset="iris", sha256=ONE, tags={"early": None})
+    segment.add("dataset_version.trashed", dataset="iris", sha256=ONE)
+    state = read(store(segment, name="without"))
+    assert (state["datasets"], state["projects"]) == ({}, {})
+    register(other, "Iris", ONE, tags={"late": None})
+    state = read(store(segment, other, name="with"))
+    version = state["datasets"][f"iris@sha256:{ONE}"]
+    said = [version[name] for name in ("name", "description", "tags", "project_label", "trashed")]
+    assert said == ["Early", "early", {"late": None}, "Early P", True]
+    assert state["projects"]["early-p"]["created_at"] == utc(2026, 11, 21, 10, 0, 1, 1)
+
+
+def test_a_version_whose_registrations_are_redacted_is_not_there(store):
+    """With one of them left it is that one's; the numbers are those of what is left."""
+    segment, other = Segment(C), Segment(B)
+    register(segment, "Iris", ONE, file="first", project="P")
+    register(segment, "Iris", TWO)
+    register(segment, "Iris", ONE, file="second", size=12)
+    other.add("event.redacted", segment=C, seq=1)
+    state = read(store(segment, other, name="one"))
+    rows = [(v["sha256"], v["version"], v["file"], v["size"]) for v in state["datasets"].values()]
+    assert (rows, state["projects"]) == ([(TWO, 1, "", 9), (ONE, 2, "second", 12)], {})
+    other.add("event.redacted", segment=C, seq=3)
+    assert list(read(store(segment, other, name="both"))["datasets"]) == [f"iris@sha256:{TWO}"]
+
+
+def test_a_project_is_named_by_dataset_versions_too(store):
+    """It is there from the first of them on and trashes them; its label is what the first of all said; "" is none."""
+    segment, other = Segment(C), Segment(B, clock=100)
+    register(segment, "Iris", ONE, project="p 1")
+    register(segment, "Iris", TWO)
+    segment.add("dataset_version.changed", dataset="iris", sha256=TWO, project="P 2")
+    state = read(store(segment, name="named"))
+    at = [utc(2026, 11, 21, 10, 0, second, 1) for second in range(4)]
+    assert oracle.tables(state)["projects"] == [("p-1", "p 1", None, at[1], False), ("p-2", "P 2", None, at[3], False)]
+    other.add("project.created", project="p-1", name="P 1", description="one")
+    other.add("project.changed", project="p-1", description="two")
+    other.add("project.trashed", project="p-2")
+    state = read(store(segment, other, name="trashed"))
+    assert oracle.tables(state)["projects"] == [("p-1", "p 1", "two", at[1], False), ("p-2", "P 2", None, at[3], True)]
+    assert [(v["project_label"], v["trashed"]) for v in state["datasets"].values()] == [("p 1", False), ("P 2", True)]
+    other.add("dataset_version.changed", dataset="iris", sha256=TWO, project="")
+    version = read(store(segment, other, name="taken"))["datasets"][f"iris@sha256:{TWO}"]
+    assert (version["project_id"], version["project_label"], version["trashed"]) == (None, None, False)
+
+
+def test_a_run_uses_each_content_once_in_a_role(store):
+    """With the dataset, name and time of the first event; uses of a run that is not there are in no row."""
+    segment, other = Segment(A, "r1"), Segment(C)
+    segment.add("run.started", dataset="as given")
+    segment.add("dataset.used", sha256=ONE, dataset="iris", name="iris@v2")
+    segment.add("dataset.used", sha256=ONE, dataset="other", name="other", role="training")
+    segment.add("dataset.used", sha256=ONE, role="validation")
+    segment.add("dataset.used", sha256=TWO, name="path.csv")
+    other.add("dataset.used", run="nobody", sha256=ONE)
+    state = read(store(segment, other))
+    at = [utc(2026, 11, 21, 10, 0, second, 1) for second in range(6)]
+    assert oracle.tables(state)["dataset_uses"] == [
+        ("r1", f"iris@sha256:{ONE}", ONE, "training", "iris@v2", at[2]),
+        ("r1", f"sha256:{ONE}", ONE, "validation", "", at[4]),
+        ("r1", f"sha256:{TWO}", TWO, "training", "path.csv", at[5]),
+    ]
+    assert state["runs"]["r1"]["dataset"] == "as given"
+
+
+# ---------------------------------------------------------------------------------------- machine, console and server
+
+
+def test_system_metrics_are_numbers_by_name(store):
+    """Values are those of metrics, what is none is in no row, and none is a metric of the run."""
+    segment = Segment(A, "r1")
+    segment.add("run.started")
+    segment.add("system_metrics.logged", values={"cpu": 12.5, "gpu": "NaN", "text": "much", "none": None, "digits": "0.5"})
+    segment.add("system_metrics.logged", values={"cpu": 13})
+    segment.add("system_metrics.logged", run="nobody", values={"cpu": 14})
+    state = read(store(segment))
+    at = [utc(2026, 11, 21, 10, 0, second, 1) for second in range(4)]
+    assert oracle.tables(state)["system_metrics"] == [
+        ("r1", "cpu", at[2], 12.5),
+        ("r1", "cpu", at[3], 13.0),
+        ("r1", "digits", at[2], 0.5),
+        ("r1", "gpu", at[2], math.nan),
+    ]
+    assert (state["runs"]["r1"]["points"], state["runs"]["r1"]["metrics"]) == ({}, {})
+
+
+def test_console_lines_are_rows(store):
+    """Each line of an event is one; those of a purged run, of redacted events and of such as do not fit are none."""
+    segment, other, third = Segment(A, "r1"), Segment(B, "r2"), Segment(C)
+    for one in (segment, other):
+        one.add("run.started")
+        one.add("console_lines.logged", stream="stdout", lines=["b", "", "b"])
+        one.add("console_lines.logged", stream="stderr", lines=["é\n"], dropped=4)
+        one.add("console_lines.logged", stream="stderr", lines=["x", 1])
+        one.add("console_lines.logged", stream="stderr", lines=["secret"])
+    third.add("event.redacted", segment=A, seq=5)
+    third.add("run.purged", run="r2")
+    state = oracle.state(store(segment, other, third))
+    assert {problem["what"] for problem in state["problems"]} == {"data does not fit console_lines.logged: lines"}
+    at = [utc(2026, 11, 21, 10, 0, second, 1) for second in range(4)]
+    assert oracle.tables(state)["console"] == [
+        ("r1", at[2], "stdout", ""),
+        ("r1", at[2], "stdout", "b"),
+        ("r1", at[2], "stdout", "b"),
+        ("r1", at[3], "stderr", "é\n"),
+    ]
+
+
+def accept(server, **data):
+    """Append the acceptance of a segment: `by` is in its data."""
+    return server.add_text("segment.accepted", compact_json(data))
+
+
+def test_what_came_through_a_server_is_by_the_token_that_was_shown(store):
+    """All of a segment is by the last acceptance that says so, wherever it stands; `via` and the lines stay as they are."""
+    segment, server, late = Segment(A, "r1", by="eve", via="sdk"), Segment(C, clock=50), Segment(B, clock=1)
+    segment.add("run.started", tags={"a": None})
+    segment.add("note.changed", note="n", by="mallory", via="cli")
+    accept(late, segment=A, offset=10, by="early", token="t1")
+    accept(server, segment=A, by="first", token="t1", address="10.0.0.1")
+    accept(server, segment=A, by="last", token="t2")
+    server.add("segment.accepted", segment=A, offset=300, by="who says so")
+    accept(server, segment="nowhere", by="nobody")
+    state = read(store(segment, server, late, name="one"))
+    run = state["runs"]["r1"]
+    assert [(note["by"], note["via"]) for note in run["notes"]] == [("last", "cli")]
+    assert run["tags"]["a"]["by"] == "last"
+    told = [(event["by"], event["via"]) for event in state["events"] if event["segment"] == A]
+    assert told == [("last", "sdk"), ("last", "sdk"), ("last", "cli")]
+    assert [row[7:9] for row in oracle.tables(state)["events"] if row[1] == A] == [(None, None), (None, None), ("mallory", "cli")]
+    assert {event["by"] for event in state["events"] if event["segment"] != A} == {None, "who says so"}
+    for seq, by in ((2, "first"), (1, "early")):
+        server.add("event.redacted", segment=C, seq=seq)
+        run = read(store(segment, server, late, name=by))["runs"]["r1"]
+        assert [note["by"] for note in run["notes"]] == [by]
+
+
+def test_a_token_is_what_its_first_event_says(store):
+    """Until any event, wherever it stands, revokes it."""
+    segment = Segment(C)
+    segment.add("token.revoked", token="t2")
+    segment.add("token.created", token="t1", sha256=ONE, role="writer", name="laptop", project="iris")
+    segment.add("token.created", token="t1", sha256=TWO, role="admin")
+    segment.add("token.created", token="t2", sha256=SIX, role="reader")
+    assert read(store(segment))["tokens"] == {
+        "t1": {"sha256": ONE, "role": "writer", "name": "laptop", "project": "iris", "revoked": False},
+        "t2": {"sha256": SIX, "role": "reader", "name": None, "project": None, "revoked": True},
+    }
+
+
 # --------------------------------------------------------------------------------------------------------- redaction
 
 
@@ -850,7 +1193,7 @@ def test_the_digest_is_of_everything_but_means(store):
 def test_the_rows_of_the_views_are_sorted_tuples(store):
     """One row per run, parameter, point, metric, tag, note, artifact, project and event, in the columns of the views."""
     rows = oracle.tables(read(store(training())))
-    assert [len(rows[name]) for name in oracle.VIEWS] == [1, 2, 21, 10, 10, 0, 1, 0, 1, 15]
+    assert [len(rows[name]) for name in oracle.VIEWS] == [1, 2, 21, 10, 10, 0, 1, 0, 1, 15, 0, 0, 0, 0]
     start, end = utc(2026, 11, 21, 10, 0, 1, 1), utc(2026, 11, 21, 10, 10)
     head = ("r1", "first", "iris-data", "Iris Data", "completed", start, end, "ada", "lab1", None, None, None, None, None)
     assert rows["runs"][0][:14] == head

@@ -1,0 +1,261 @@
+"""SQL of strangers: what is let through, and what becomes of a query that takes too long, too much, or that nobody waits for."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psutil
+import pytest
+
+import ailab
+from ailab import store
+from ailab.errors import FilterError
+from ailab.sandbox import Head, Sandbox, collect
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A store with one run, whose note is a secret that no query about something else may show."""
+    path = tmp_path_factory.mktemp("sql") / "store"
+    with ailab.start_run("first", id="r1", dir=path, config={"lr": 0.1}) as run:
+        run.log({"loss": 0.5})
+        run.log({"loss": float("nan")})
+    return path
+
+
+@pytest.fixture(scope="module")
+def box(place):
+    """A process that answers."""
+    opened = Sandbox(store.open_store(str(place), create=False).path)
+    yield opened
+    opened.close()
+
+
+def rows(box, sql, limit=100, **more):
+    """The rows of an answer."""
+    return collect(box.ask(sql, limit=limit, **more))[1]
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("select run_id, name from runs", [["r1", "first"]]),
+        ("SELECT value FROM metrics ORDER BY seq", [[0.5], ["NaN"]]),
+        ("with a as (select 1 as x) select x from a", [[1]]),
+        ('with "a" as (select run_id from runs) select r.run_id from a r', [["r1"]]),
+        ("from range(2)", [[0], [1]]),
+        ("select unnest([1, 2])", [[1], [2]]),
+        ("values (1), (null)", [[1], [None]]),
+        ("select count(*) from wide where lr > 0;", [[1]]),
+        ("select (select max(value) from metrics where key = 'loss' and not isnan(value))", [[0.5]]),
+        ("with recursive r(n) as (select 1 union all select n + 1 from r where n < 3) select n from r", [[1], [2], [3]]),
+        ("select x from (select 1 as x) union all select 2", [[1], [2]]),
+        ("select timestamp '2026-01-02'", [["2026-01-02T00:00:00.000000Z"]]),
+    ],
+)
+def test_a_select_over_views_is_answered(box, sql, expected):
+    """What reads views, or makes rows of nothing, passes."""
+    assert rows(box, sql) == expected
+
+
+def test_show_tables_names_the_views_alone(box):
+    """Tables that views stand on are not for readers."""
+    names = [row[0] for row in rows(box, "SHOW TABLES;")]
+    assert {"runs", "wide", "metrics", "datasets", "events"} <= set(names)
+    assert not [name for name in names if name.endswith(("_table", "_now", "_all"))]
+    assert [row[0] for row in rows(box, "describe tags")] == ["run_id", "key", "value", "at", "by"]
+
+
+FORBIDDEN = [
+    "",
+    ";",
+    "\x00",
+    *"""\
+select * from read_csv('/etc/passwd')
+select * from read_text('/etc/passwd')
+select * from '/etc/passwd'
+select * from 'x.parquet'
+select * from "x.csv"
+select * from read_parquet('*')
+select * from glob('/*')
+select * from sniff_csv('/etc/passwd')
+select * from parquet_metadata('x')
+select * from read_blob('/etc/passwd')
+select * from read_json('/etc/passwd')
+select * from duckdb_settings()
+select * from duckdb_databases()
+select * from duckdb_secrets()
+select * from duckdb_tables()
+select * from pragma_database_list
+select * from query('select 1')
+select * from query_table(['base.run_table'])
+select getenv('HOME')
+select GETENV('HOME')
+select "getenv"('HOME')
+select current_setting('temp_directory')
+select getvariable('x')
+select * from base.token_table
+select * from token_table
+select * from more.state_table
+select * from memory.main.event_table
+select * from run_now
+select * from event_all
+select * from information_schema.tables
+select * from pg_catalog.pg_class
+select * from (with "/etc/passwd" as (select 1) select 1), '/etc/passwd'
+select * from runs where exists (select * from read_csv('/etc/passwd'))
+select (select count(*) from glob('/etc/*'))
+select * from runs order by (select max(content) from read_text('/etc/passwd'))
+with a as (from read_csv('/etc/passwd')) select * from a
+select * from runs, lateral (select * from glob(run_id))
+select list_transform(['/etc/passwd'], lambda x: (select content from read_text(x)))
+show databases
+show all tables
+delete from runs
+insert into runs values (1)
+drop view runs
+create table x (a int)
+attach 'x.db'
+copy runs to 'x'
+copy (select 1) to '/tmp/x'
+export database 'x'
+install httpfs
+load httpfs
+set memory_limit = '1GB'
+reset threads
+pragma database_list
+call duckdb_settings()
+checkpoint
+use base
+prepare p as select 1
+execute p
+set variable x = 1
+create macro f() as 1
+vacuum
+begin
+select 1; select 2
+select 1; drop view runs
+explain analyze select 1
+explain delete from runs
+pivot runs on status using count(*)
+-- nothing
+select
+json_execute_serialized_sql('x')
+from json_execute_serialized_sql('{}')
+select write_log('x')
+summarize '/etc/passwd'
+describe '/etc/passwd'
+select * from sqlite_scan('x', 'y')
+select nextval('x')
+update runs set name = 'x'
+""".splitlines(),
+]
+
+
+@pytest.mark.parametrize("sql", FORBIDDEN)
+def test_everything_else_is_refused(box, sql):
+    """No file, setting, inner table or second statement is reached, by whichever way to write it."""
+    with pytest.raises(FilterError) as refused:
+        rows(box, sql)
+    assert refused.value.where == "sql"
+    assert "root:" not in str(refused.value)
+
+
+def test_control_without_the_check_a_file_is_read(tmp_path):
+    """DuckDB itself answers such queries, so the refusals above are ours."""
+    import duckdb
+
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    assert duckdb.connect().execute(f"select * from '{tmp_path}/x.csv'").fetchall() == [(1,)]
+    assert duckdb.connect().execute("select current_setting('threads') > 0").fetchall() == [(True,)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "verdict"),
+    [
+        (
+            "select count(*) from range(1000000000) a, range(1000000000) b where a.range * b.range % 7 = 3",
+            "took longer than 1.5 s",
+        ),
+        ("select max(len(repeat('a', 1000000000 + i::int % 2))) from range(1000) t(i)", "took longer than 1.5 s|MB of memory"),
+        ("select list_sum(range(0, 200000000))", "took longer than 1.5 s|MB of memory"),
+    ],
+)
+def test_a_query_that_costs_too_much_is_killed(box, sql, verdict):
+    """At its deadline or memory limit, also inside of one vector operation; and the next query is answered."""
+    began = time.monotonic()
+    with pytest.raises(FilterError, match=verdict):
+        rows(box, sql, seconds=1.5)
+    assert time.monotonic() - began < 4
+    assert rows(box, "select 1") == [[1]]
+
+
+def test_a_memory_limit_holds(place):
+    """Twice of what the engine was told to keep to is not possible."""
+    small = Sandbox(str(place), memory=400 << 20)
+    try:
+        with pytest.raises(FilterError, match="more than 400 MB of memory"):
+            rows(small, "select list_sum(range(0, 400000000))", seconds=30)
+        assert rows(small, "select 1") == [[1]]
+    finally:
+        small.close()
+
+
+def test_rows_and_bytes_are_bounded(box):
+    """More rows or bytes than wanted are left out, and that is said."""
+    _, some, truncated = collect(box.ask("from range(1000)", limit=10))
+    assert (len(some), truncated) == (10, True)
+    _, some, truncated = collect(box.ask("select repeat('x', 1000) from range(1000)", limit=1000, size=10_000))
+    assert (len(some), truncated) == (9, True)
+    _, some, truncated = collect(box.ask("from range(10)", limit=10))
+    assert (len(some), truncated) == (10, False)
+
+
+def test_rows_come_before_the_last_is_found(box):
+    """The first rows of an endless answer are there at once; whoever stops ends it."""
+    parts = box.ask("select i from range(100000000) t(i) where i % 2 = 0", limit=10**9, size=1 << 40, seconds=20)
+    began = time.monotonic()
+    assert isinstance(next(parts), Head)
+    assert [next(parts) for _ in range(3)] == [b"[0]", b"[2]", b"[4]"]
+    parts.close()
+    assert time.monotonic() - began < 10
+    assert rows(box, "select 1") == [[1]]
+
+
+def test_a_query_that_nobody_waits_for_ends(box):
+    """Another thread gives it up: the process dies, whoever waits behind it is answered soon."""
+    given_up, failed = threading.Event(), []
+
+    def wait():
+        try:
+            rows(box, "select count(*) from range(1000000000) a, range(1000000000) b", seconds=60, given_up=given_up)
+        except FilterError as problem:
+            failed.append(problem)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.5)
+    began = time.monotonic()
+    box.give_up(given_up)
+    assert rows(box, "select 1") == [[1]]
+    thread.join(5)
+    assert (time.monotonic() - began < 5, len(failed)) == (True, 1)
+
+
+def test_what_is_new_is_seen(box, place):
+    """Each query sees what was written before it."""
+    with ailab.start_run("second", id="r2", dir=place):
+        pass
+    assert rows(box, "select run_id from runs order by 1") == [["r1"], ["r2"]]
+
+
+def test_the_process_ends_with_its_box(place):
+    """Closing leaves no process behind."""
+    mine = Sandbox(str(place))
+    rows(mine, "select 1")
+    (process,) = [
+        p for p in psutil.Process().children() if "ailab.views.sandbox" in " ".join(p.cmdline()) and p.pid == mine._process.pid
+    ]
+    mine.close()
+    assert not process.is_running()

@@ -1,0 +1,246 @@
+"""Who may what: no token on loopback, none but tokens elsewhere, roles, tokens of one project, and limits; on every route."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+
+import pytest
+from test_guard import body_of
+
+from ailab import views
+from ailab.actions import Actions
+from ailab.bodies import NewToken
+from ailab_api.access import LIMITS, Actor, Limits
+
+CANARY = ("run-c", "run-x", "run-w", "run-big", "<script>")
+"""Words that only things outside of project iris have."""
+
+
+@pytest.fixture(scope="module")
+def tokens(store, tmp_path_factory):
+    """A copy of the store of six runs, and the texts of its tokens by role."""
+    copy = tmp_path_factory.mktemp("access") / "store"
+    shutil.copytree(store, copy, copy_function=os.link)
+    lab = views.open_lab(copy)
+    with Actions(lab, via="cli") as actions:
+        made = {role: actions.create_token(NewToken(role=role, name=role)) for role in ("reader", "writer", "admin")}
+        for role in ("reader", "writer"):
+            made[f"iris {role}"] = actions.create_token(NewToken(role=role, name=f"iris-{role}", project_id="iris"))
+        made["revoked"] = actions.create_token(NewToken(role="admin", name="revoked"))
+        actions.revoke_token("revoked")
+    lab.close()
+    return copy, {role: one.text for role, one in made.items()}
+
+
+SOURCE = """
+import os, signal, socket, sys, threading, uvicorn
+from ailab_api.app import create_app
+threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+server = create_app(sys.argv[1])
+# patient
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        scope["client"] = ("10.0.0.7", 5)
+    await server(scope, receive, send)
+listener = socket.create_server(("127.0.0.1", 0))
+print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on")).run(sockets=[listener])
+"""
+"""A server all of whose clients seem to come from another machine."""
+PATIENT = (
+    "from ailab_api.access import Limits; server.guard.limits = Limits({'failures': 10_000, 'writes': 10_000, 'uploads': 10_000})"
+)
+
+
+@pytest.fixture(scope="module")
+def afar(tokens, tmp_path_factory):
+    """`afar(role, method, path, …)`: ask from another machine, with the token of a role, or with None."""
+    from live import launch
+
+    live = launch(tmp_path_factory.mktemp("afar"), dir=tokens[0], source=SOURCE.replace("# patient", PATIENT))
+
+    def ask(role, method, path, headers=None, body=b""):
+        shown = {} if role is None else {"Authorization": f"Bearer {tokens[1].get(role, role)}"}
+        return live.ask(method, path, {**(headers or {}), **shown}, body)
+
+    yield ask
+    live.end()
+
+
+@pytest.fixture
+def sends(routes):
+    """Every route as (method, path, template, headers, body, operation)."""
+    return [(verb, path, template, *body_of(operation), operation) for verb, path, template, operation in routes]
+
+
+def needs(verb, template):
+    """The role that a route takes, as people expect it: to ask is to read, everything else is to write."""
+    if template == "/health":
+        return "none"
+    return "reader" if verb == "GET" or (verb, template) in {("POST", "/compare"), ("POST", "/sql")} else "writer"
+
+
+def test_every_route_needs_a_token_elsewhere(afar, sends):
+    """Route enumeration: without a token, with one that was revoked or none of ours, nothing but /health answers."""
+    for role in (None, "revoked", "ailab_guess", ""):
+        for verb, path, template, headers, body, _ in sends[:: 1 if role is None else 6]:
+            answer = afar(role, verb, path, headers, body)
+            assert answer.status == (200 if template == "/health" and role is None else 401), (role, verb, template)
+            if answer.status == 401:
+                assert [value.split()[0] for value in answer.all("www-authenticate")] == ["Bearer", "Basic"]
+                assert b"PUBLISH" not in answer.body
+    assert afar(None, "GET", "/nothing").status == 401
+
+
+def test_every_route_keeps_to_its_role(afar, sends):
+    """A reader asks, and changes nothing; a writer does both."""
+    for verb, path, template, headers, body, _ in sends:
+        wanted = needs(verb, template)
+        if wanted == "writer":
+            assert afar("reader", verb, path, headers, body).status == 403, (verb, template)
+        else:
+            assert afar("reader", verb, path, headers, body).status not in {401, 403}, (verb, template)
+
+
+def test_every_route_says_who_may(routes):
+    """The table of each route names its role, and a route that does not is closed: nobody forgets one."""
+    from ailab_api.app import create_app
+
+    handlers = {
+        (method, route.path_format): handler.opt
+        for route in create_app("/nowhere").routes
+        for handler in getattr(route, "route_handlers", [])
+        for method in handler.http_methods
+    }
+    for verb, _, template, operation in routes:
+        assert handlers[verb, template]["needs"] == needs(verb, template), (verb, template)
+        assert {"401", "403"} <= set(operation["responses"]), template
+        assert ("429" in operation["responses"]) == (needs(verb, template) == "writer"), template
+
+
+def test_a_token_of_one_project_reaches_nothing_else(afar, sends):
+    """Route enumeration: no answer to it has a word of another project, and what it names there is not there."""
+    for verb, path, template, headers, body, _ in sends:
+        if verb == "GET":
+            answer = afar("iris reader", verb, path, headers, body)
+            assert answer.status in {200, 403} or template in {"/runs/leaderboard", "/runs/compare"}, (verb, template)
+            assert not [word for word in CANARY if word.encode() in answer.body], template
+    for run in ("run-c", "run-x", "run-w", "run-big"):
+        for verb, path, template, headers, body, _ in sends:
+            if "{run_id}" in template:
+                answer = afar("iris writer", verb, path.replace("run-a", run), headers, body)
+                assert answer.status == 404, (verb, template)
+    assert [row["run_id"] for row in afar("iris reader", "GET", "/runs").json()] == ["run-b", "run-a"]
+    assert [row["project_id"] for row in afar("iris reader", "GET", "/projects").json()] == ["iris"]
+    assert afar("iris reader", "GET", "/runs?project_id=wine").status == 404
+    assert afar("iris reader", "GET", "/projects/wine").status == 404
+    json = {"Content-Type": "application/json"}
+    assert afar("iris writer", "POST", "/runs", json, b'{"project": "wine"}').status == 404
+    assert afar("iris writer", "PATCH", "/runs/run-a", json, b'{"project_id": "wine"}').status == 404
+    assert afar("iris writer", "POST", "/runs", json, b'{"run_id": "mine"}').json()["project_id"] == "iris"
+    assert afar("iris writer", "POST", "/compare", json, b'{"run_ids": ["run-a", "run-c"]}').status == 404
+    assert afar("iris writer", "GET", "/runs/compare?ids=run-a&ids=run-c").status == 404
+    assert afar("iris reader", "GET", "/sql").status == 403
+    assert afar("iris writer", "POST", "/projects", json, b'{"name": "x"}').status == 403
+
+
+def test_basic_is_for_browsers(afar, tokens):
+    """The token as the password, whoever the user is said to be."""
+    shown = base64.b64encode(f"anybody:{tokens[1]['reader']}".encode()).decode()
+    assert afar(None, "GET", "/whoami", {"Authorization": f"Basic {shown}"}).json()["by"] == "reader"
+    for bad in ("Basic !!!", "Basic", "Digest x", "Bearer", f"Token {tokens[1]['reader']}"):
+        assert afar(None, "GET", "/whoami", {"Authorization": bad}).status == 401, bad
+
+
+def test_whoami(afar, server):
+    """Who one is to the server, on loopback and elsewhere."""
+    assert server.get("/whoami").json() == {
+        "by": None, "token": None, "role": "admin", "project_id": None, "address": "127.0.0.1", "anonymous": True,
+    }  # fmt: skip
+    found = afar("iris writer", "GET", "/whoami").json()
+    assert (found["by"], found["role"], found["project_id"], found["anonymous"]) == ("iris-writer", "writer", "iris", False)
+
+
+def test_changes_carry_the_name_of_the_token(afar):
+    """Who did what."""
+    afar("writer", "PATCH", "/runs/run-b/note", {"Content-Type": "application/json"}, b'{"note": "seen"}')
+    assert afar("reader", "GET", "/runs/run-b/changes").json()[0]["by"] == "writer"
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via", "X-Forwarded-Host"])
+def test_what_a_proxy_passes_on_is_not_local(server, name):
+    """A proxy on this machine makes nobody anonymous."""
+    assert server.ask("GET", "/runs", {name: "10.0.0.7"}).status == 401
+    assert server.ask("GET", "/runs").status == 200
+
+
+def test_a_name_of_the_lab_is_not_local(start, tmp_path):
+    """A Host besides loopback needs a token also from this machine."""
+    live = start(dir=tmp_path / "lab", AILAB_ALLOWED_HOSTS="lab.example")
+    assert live.ask("GET", "/runs", host="lab.example").status == 401
+    assert live.ask("GET", "/runs").status == 200
+
+
+def test_a_server_for_others_needs_a_token(tokens, tmp_path):
+    """`serve --host` off loopback begins only with a token; what was in a file works, and is nowhere else."""
+    from ailab.errors import RefusedError, SettingError
+    from ailab_api.app import _has_token, serve
+
+    with pytest.raises(RefusedError, match="everybody needs a token"):
+        serve(host="0.0.0.0", dir=tmp_path / "lab")
+    assert not (tmp_path / "lab").exists()
+    assert _has_token(str(tokens[0]))
+    for content in ("short", "two words of which each is long", ""):
+        (tmp_path / "token").write_text(content)
+        with pytest.raises(SettingError, match="holds no token"):
+            serve(host="0.0.0.0", dir=tmp_path / "lab", token_file=tmp_path / "token")
+    with pytest.raises(SettingError, match="cannot be read"):
+        serve(dir=tmp_path / "lab", token_file=tmp_path / "nothing")
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+def test_limits_count_in_windows():
+    """So many of a kind for each token and address; the seconds that are left are told; a window ends."""
+    now = [0.0]
+    limits = Limits({"writes": 3}, clock=lambda: now[0])
+    one, other = Actor(role="writer", token="a", address="10.0.0.7"), Actor(role="writer", token="b", address="10.0.0.7")
+    assert [limits.take(one, "writes") for _ in range(3)] == [None] * 3
+    now[0] = 100.0
+    assert limits.take(one, "writes") == 800.0
+    assert limits.take(other, "writes") is None
+    assert limits.take(one, "uploads") is None
+    now[0] = 900.0
+    assert limits.take(one, "writes") is None
+    admin = Actor(role="admin", token="c", address="10.0.0.7")
+    assert [limits.take(admin, "writes") for _ in range(31)][-2:] == [None, 900.0]
+
+
+def test_too_many_writes_are_told_when_to_come_again(tokens, tmp_path):
+    """429 with Retry-After, a problem like all others; reading goes on; loopback has no limit."""
+    from live import launch
+
+    live = launch(tmp_path, dir=tokens[0], source=SOURCE)
+    head = {"Authorization": f"Bearer {tokens[1]['writer']}", "Content-Type": "application/json"}
+    seen = [live.ask("PATCH", "/runs/run-a/note", head, b'{"note": "x"}').status for _ in range(LIMITS["writes"] + 2)]
+    assert (seen.count(200), seen[-2:]) == (LIMITS["writes"], [429, 429])
+    answer = live.ask("PATCH", "/runs/run-a/note", head, b'{"note": "x"}')
+    assert 0 < int(answer.header("retry-after")) <= 900
+    assert answer.json()["title"] == "too many requests"
+    assert live.ask("GET", "/runs", head).status == 200
+    live.end()
+
+
+def test_guessing_ends_soon(tokens, tmp_path):
+    """After so many tokens that are none, an address waits, also with a right one."""
+    from live import launch
+
+    live = launch(tmp_path, dir=tokens[0], source=SOURCE)
+    seen = [live.ask("GET", "/runs", {"Authorization": f"Bearer guess{i}"}).status for i in range(LIMITS["failures"] + 1)]
+    assert (set(seen[:-1]), seen[-1]) == ({401}, 429)
+    assert live.ask("GET", "/runs", {"Authorization": f"Bearer {tokens[1]['reader']}"}).status == 429
+    assert live.ask("GET", "/health").status == 200
+    live.end()

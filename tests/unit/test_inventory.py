@@ -1,0 +1,440 @@
+"""Projects, datasets, tokens, trash and undo: what actions change, and what the questions answer, also from nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import msgspec
+import pytest
+
+import ailab
+from ailab import blobs, datasets, events, inventory, journal, queries, store, views
+from ailab.actions import Actions
+from ailab.bodies import DatasetFields, LoggedEvent, NewProject, NewRun, NewToken, ProjectChange, RunChange
+from ailab.errors import ConflictError, FilterError, NotFoundError, RejectedError
+from ailab.filters import RunFilter
+from ailab.inventory import DatasetFilter
+from ailab.views import compact
+
+
+@pytest.fixture
+def place(store_dir):
+    return store.open_store(str(store_dir), create=True)
+
+
+@pytest.fixture
+def actions(place):
+    """Actions on an empty store."""
+    lab = views.open_lab(place.path)
+    with Actions(lab, via="http", by="ada") as opened:
+        yield opened
+    lab.close()
+
+
+def add(actions, content, file="iris.csv", **fields):
+    """Register bytes as a version."""
+    path = os.path.join(actions.lab.store.path, "..", "given")
+    with open(path, "wb") as given:
+        given.write(content)
+    contents = datasets.examine(path, file)
+    incoming = blobs.Incoming(actions.lab.store)
+    try:
+        incoming.fill(path)
+        return actions.add_dataset(incoming, contents, file=file, fields=DatasetFields(**fields))
+    finally:
+        incoming.discard()
+
+
+def again(actions):
+    """A fresh catalogue of the same store, once from segments and once from tables: both must say the same."""
+    fresh = views.open_lab(actions.lab.store.path)
+    said = everything(fresh)
+    fresh.close()
+    actions.close()
+    compact.compact(actions.lab.store, grace_s=0.0, orphan_s=0.0)
+    fresh = views.open_lab(actions.lab.store.path)
+    assert everything(fresh) == said
+    fresh.close()
+    return said
+
+
+def everything(lab):
+    """What the questions answer, as JSON."""
+    found = {
+        "projects": [inventory.list_projects(lab, trashed=trashed).rows for trashed in (False, True)],
+        "datasets": [inventory.list_datasets(lab, DatasetFilter(all_versions=True, trashed=t)).rows for t in (False, True)],
+        "runs": [queries.list_runs(lab, RunFilter(trashed=trashed)).rows for trashed in (False, True)],
+        "details": queries.get_runs_by_ids(lab, [row.run_id for row in queries.list_runs(lab).rows]),
+        "changes": queries.list_changes(lab).rows,
+        "tokens": inventory.list_tokens(lab),
+    }
+    return msgspec.json.decode(msgspec.json.encode(found))
+
+
+# -- projects ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_project_counts_what_is_in_it(actions):
+    """Datasets, runs by status, bytes and the last sign of life; the trash does not count."""
+    made = actions.create_project(NewProject(name="Iris Flowers", description="by Fisher"))
+    assert (made.project_id, made.dataset_count, made.run_count, made.runs_by_status) == ("iris-flowers", 0, 0, {})
+    for status in ("completed", "completed", "failed"):
+        run = actions.create_run(NewRun(project="iris flowers"))
+        actions.change_run(run.run_id, RunChange(status=status))
+    gone = actions.create_run(NewRun(project_id="iris-flowers"))
+    actions.trash_run(gone.run_id)
+    add(actions, b"a\n1\n", project_id="iris-flowers")
+    add(actions, b"a\n1\n2\n", project_id="iris-flowers")
+    add(actions, b"b\n1\n", "wine.csv")
+    (found,) = inventory.list_projects(actions.lab).rows
+    assert (found.dataset_count, found.run_count, found.total_dataset_bytes) == (1, 3, 10)
+    assert found.runs_by_status == {"completed": 2, "failed": 1}
+    assert found.last_activity > found.created_at
+    assert inventory.get_project(actions.lab, "iris-flowers") == found
+    assert inventory.find_project(actions.lab, "IRIS flowers") == "iris-flowers"
+    assert inventory.list_projects(actions.lab, q="fisher").total == 1
+    assert inventory.list_projects(actions.lab, q="wine").total == 0
+    again(actions)
+
+
+def test_a_project_that_is_there_is_not_made_again(actions):
+    """By whatever spelling, and in the trash too; a run's project is there as well."""
+    actions.create_run(NewRun(project="Iris"))
+    for name in ("Iris", "IRIS", " iris "):
+        with pytest.raises(ConflictError, match="is there"):
+            actions.create_project(NewProject(name=name))
+    actions.trash_project("iris")
+    with pytest.raises(ConflictError, match="in the trash; restore it"):
+        actions.create_project(NewProject(name="iris"))
+    with pytest.raises(ConflictError, match="in the trash"):
+        actions.create_run(NewRun(project="iris"))
+    with pytest.raises(NotFoundError, match="no project 'irsi'"):
+        actions.trash_project("irsi")
+    for bad in ("", "   ", "x" * 251, "a\x00"):
+        with pytest.raises(RejectedError):
+            actions.create_project(NewProject(name=bad))
+
+
+def test_restoring_a_project_brings_back_exactly_what_went_with_it(actions):
+    """A run and a dataset that were in the trash before stay there; what is protected keeps its project out."""
+    kept, gone = (actions.create_run(NewRun(project="iris")).run_id for _ in range(2))
+    other = actions.create_run(NewRun(project="wine")).run_id
+    first, _ = add(actions, b"a\n1\n", project_id="iris")
+    second, _ = add(actions, b"a\n2\n", project_id="iris")
+    actions.trash_run(gone)
+    actions.trash_dataset(first.dataset_id)
+    actions.protect_run(kept)
+    with pytest.raises(ConflictError, match=f"protected runs: {kept}"):
+        actions.trash_project("iris")
+    with pytest.raises(ConflictError, match="is protected"):
+        actions.trash_run(kept)
+    actions.protect_run(kept, on=False)
+    assert actions.trash_project("iris").trashed
+    assert [row.run_id for row in queries.list_runs(actions.lab).rows] == [other]
+    assert inventory.list_datasets(actions.lab).rows == []
+    with pytest.raises(ConflictError, match="project 'iris' is in the trash"):
+        actions.restore_run(kept)
+    with pytest.raises(ConflictError, match="project 'iris' is in the trash"):
+        actions.trash_dataset(second.dataset_id, on=False)
+    assert not actions.restore_project("iris").trashed
+    assert {row.run_id for row in queries.list_runs(actions.lab).rows} == {other, kept}
+    assert [row.dataset_id for row in inventory.list_datasets(actions.lab).rows] == [second.dataset_id]
+    assert [row.run_id for row in queries.list_runs(actions.lab, RunFilter(trashed=True)).rows] == [gone]
+    again(actions)
+
+
+def test_a_project_keeps_its_id_under_another_label(actions):
+    """Runs and datasets show the new label; the old spelling still means it."""
+    run = actions.create_run(NewRun(project="iris")).run_id
+    actions.change_project("iris", ProjectChange(name="Flowers", description="d"))
+    assert queries.get_run(actions.lab, run).project == "Flowers"
+    assert actions.create_run(NewRun(project_id="iris")).project == "Flowers"
+    found = inventory.get_project(actions.lab, "iris")
+    assert (found.name, found.description, found.run_count) == ("Flowers", "d", 2)
+    again(actions)
+
+
+# -- datasets ----------------------------------------------------------------------------------------------------------
+
+
+def test_versions_of_a_dataset(actions):
+    """The same content is the same version, new content the next one, with its parent and how the columns differ."""
+    first, is_new = add(actions, b"a,b\n1,x\n", description="one", tags=["gold"], metadata={"n": [1]})
+    assert (is_new, first.version, first.parent_id, first.schema_changes) == (True, 1, None, [])
+    same, is_new = add(actions, b"a,b\n1,x\n", tags={"gold": None, "small": "yes"})
+    assert (is_new, same.version, same.description, same.tags) == (False, 1, "one", {"gold": None, "small": "yes"})
+    second, is_new = add(actions, b"a,c\n1.5,2\n,3\n")
+    assert (is_new, second.version, second.parent_id, second.versions) == (True, 2, first.dataset_id, 2)
+    assert [(c.column, c.change, c.old, c.new) for c in second.schema_changes] == [
+        ("b", "removed", "string", None), ("a", "type", "integer", "float"), ("c", "added", None, "integer"),
+    ]  # fmt: skip
+    digest = hashlib.sha256(b"a,b\n1,x\n").hexdigest()
+    assert first.dataset_id == f"iris@sha256:{digest}"
+    for text in ("iris@v1", first.dataset_id, f"iris@sha256:{digest[:8]}", digest, f"sha256:{digest}"):
+        assert inventory.find_dataset(actions.lab, text) == first.dataset_id
+    for text in ("iris", "iris@latest", "iris@v2"):
+        assert inventory.find_dataset(actions.lab, text) == second.dataset_id
+    for text in ("iris@v3", "iris@sha256:00000000", "wine", "0" * 64):
+        with pytest.raises(NotFoundError):
+            inventory.find_dataset(actions.lab, text)
+    with pytest.raises(FilterError):
+        inventory.find_dataset(actions.lab, "v1")
+    assert [row.version for row in inventory.list_versions(actions.lab, "iris")] == [2, 1]
+    assert [row.version for row in inventory.list_datasets(actions.lab).rows] == [2]
+    assert inventory.list_datasets(actions.lab, DatasetFilter(all_versions=True, tag="small=yes")).rows[0].version == 1
+    preview = inventory.preview_dataset(actions.lab, "iris@v2", limit=1)
+    assert (preview.rows, preview.total, preview.showing) == ([{"a": 1.5, "c": 2}], 2, 1)
+    with inventory.open_dataset(actions.lab, "iris@v1")[1] as file:
+        assert file.read() == b"a,b\n1,x\n"
+    again(actions)
+
+
+def test_a_trashed_version_comes_back_when_it_is_added_again(actions):
+    """Its number stays; a name means the newest version that is there."""
+    first, _ = add(actions, b"a\n1\n")
+    second, _ = add(actions, b"a\n2\n")
+    assert actions.trash_dataset(second.dataset_id).trashed
+    assert inventory.find_dataset(actions.lab, "iris") == first.dataset_id
+    assert inventory.find_dataset(actions.lab, "iris@v2") == second.dataset_id
+    third, _ = add(actions, b"a\n3\n")
+    assert (third.version, third.parent_id) == (3, first.dataset_id)
+    back, is_new = add(actions, b"a\n2\n")
+    assert (is_new, back.version, back.trashed) == (False, 2, False)
+    again(actions)
+
+
+def test_what_is_said_of_a_dataset_changes(actions):
+    """Each field whole; the name is that of all versions, the id stays."""
+    first, _ = add(actions, b"a\n1\n", tags=["x"])
+    add(actions, b"a\n2\n")
+    found = actions.change_dataset("iris@v1", DatasetFields(name="Flowers", description="d", tags=["y"], metadata={"k": 1}))
+    assert (found.dataset_id, found.name, found.description) == (first.dataset_id, "Flowers", "d")
+    assert (found.tags, found.metadata) == ({"y": None}, {"k": 1})
+    assert {row.name for row in inventory.list_versions(actions.lab, "Flowers")} == {"Flowers"}
+    assert inventory.find_dataset(actions.lab, "Flowers@v1") == inventory.find_dataset(actions.lab, "iris@v1")
+    with pytest.raises(RejectedError, match="@ separates"):
+        add(actions, b"a\n3\n", "a@v1.csv")
+    again(actions)
+
+
+def test_a_run_reads_an_exact_version(actions):
+    """A name is resolved when the run begins; a filter finds the run by any name of that content."""
+    first, _ = add(actions, b"a\n1\n")
+    run = actions.create_run(NewRun(dataset_id="iris"))
+    add(actions, b"a\n2\n")
+    (used,) = queries.get_run(actions.lab, run.run_id).datasets
+    assert (used.dataset_id, used.name, used.version, used.role) == (first.dataset_id, "iris", 1, "training")
+    for text in ("iris", "iris@v1", first.dataset_id):
+        assert [row.run_id for row in queries.list_runs(actions.lab, RunFilter(dataset_id=text)).rows] == [run.run_id]
+    assert queries.list_runs(actions.lab, RunFilter(dataset_id="iris@v2")).rows == []
+    other = actions.create_run(NewRun(dataset_id="nothing@v7"))
+    assert (other.dataset_id, other.datasets) == ("nothing@v7", [])
+    actions.use_dataset(other.run_id, "iris@v2", role="test")
+    assert queries.get_run(actions.lab, other.run_id).datasets[0].version == 2
+    assert inventory.get_dataset(actions.lab, "iris@v1").run_count == 1
+    again(actions)
+
+
+# -- runs of clients without the library -------------------------------------------------------------------------------
+
+
+def test_a_run_by_hand(actions):
+    """What a client says is there; a seed is drawn, the commit is the client's, and nobody to lose makes no crash."""
+    run = actions.create_run(
+        NewRun(name="svm", params={"opt": {"lr": 0.1}}, tags=["a"], commit="ABCDEF12", group="g", description="d")
+    )
+    assert (run.status, run.params, run.tags, run.git_hash) == ("running", {"opt/lr": 0.1}, {"a": None}, "abcdef12")
+    assert isinstance(run.seed, int)
+    assert actions.create_run(NewRun(seed=7, status="pending")).seed == 7
+    added = actions.log_events(run.run_id, [
+        LoggedEvent(kind="metrics.logged", data={"values": {"loss": 0.5, "n": 10**30}, "step": 3}),
+        LoggedEvent(kind="metrics.logged", data={"values": {"loss": "NaN"}}),
+        LoggedEvent(kind="summary.set", data={"values": {"best": 1}}),
+        LoggedEvent(kind="system_metrics.logged", data={"values": {"cpu": 12.5}}),
+        LoggedEvent(kind="console_lines.logged", data={"stream": "stdout", "lines": ["one", "two"]}),
+    ])  # fmt: skip
+    assert added == 5
+    points = {(p.key, p.step): (p.value, p.exact) for p in queries.metric_points(actions.lab, run.run_id).rows}
+    assert points == {("loss", 3): (0.5, None), ("loss", 1): ("NaN", None), ("n", 3): (1e30, str(10**30))}
+    assert queries.run_sql(actions.lab, "select key, value from system_metrics").rows == [["cpu", 12.5]]
+    assert queries.run_sql(actions.lab, "select line from console order by n").rows == [["one"], ["two"]]
+    done = actions.change_run(run.run_id, RunChange(status="completed", metrics={"acc": 0.9}, params={"opt/lr": 0.2, "new": 1}))
+    assert (done.status, done.final_metrics["acc"], done.params) == ("completed", 0.9, {"new": 1, "opt/lr": 0.2})
+    assert done.ended_at is not None
+    again(actions)
+
+
+@pytest.mark.parametrize(
+    ("new", "where"),
+    [
+        ({"run_id": "a b"}, "run_id"), ({"run_id": "compare"}, "run_id"), ({"status": "completed"}, "status"),
+        ({"seed": -1}, "seed"),
+        ({"commit": "xyz"}, "commit"), ({"name": "x" * 251}, "name"), ({"tags": {"": 1}}, "tag"),
+        ({"project": " "}, "project_id"),
+    ],
+)  # fmt: skip
+def test_a_run_that_cannot_be_begun_leaves_nothing(actions, new, where):
+    """A wrong field is named, and no event is written."""
+    actions.lab.refresh()
+    with pytest.raises(RejectedError) as refused:
+        actions.create_run(NewRun(**new))
+    assert refused.value.key == where or where in str(refused.value).replace(" ", "_")
+    assert queries.list_runs(actions.lab).rows == []
+
+
+def test_a_batch_is_added_whole_or_not_at_all(actions):
+    """One bad event among good ones: it is named, and none is written."""
+    run = actions.create_run(NewRun()).run_id
+    good = LoggedEvent(kind="metrics.logged", data={"values": {"loss": 1}})
+    bad = [
+        LoggedEvent(kind="run.trashed"), LoggedEvent(kind="nothing"),
+        LoggedEvent(kind="metrics.logged", data={"values": {"a": "x"}}),
+        LoggedEvent(kind="metrics.logged", data={}), LoggedEvent(kind="metrics.logged", data={"values": {}, "step": 1.5}),
+        LoggedEvent(kind="run.finished", data={"status": "crashed"}), LoggedEvent(kind="tags.changed", data={"set": {"": 1}}),
+    ]  # fmt: skip
+    for one in bad:
+        with pytest.raises(RejectedError) as refused:
+            actions.log_events(run, [good, one, good])
+        assert refused.value.key.startswith("events[1]")
+    assert queries.metric_points(actions.lab, run).total == 0
+
+
+# -- undo --------------------------------------------------------------------------------------------------------------
+
+
+def latest(actions):
+    return queries.list_changes(actions.lab, limit=1).rows[0]
+
+
+def test_every_change_can_be_undone(actions):
+    """Each kind of change of a run, project and dataset: undone, all reads as before; undone again, as after."""
+    run = actions.create_run(NewRun(project="iris", params={"lr": 1}, tags={"t": "1"})).run_id
+    actions.note(run, "first")
+    actions.add_artifact(run, "a.bin", sha256=blobs.put_bytes(actions.lab.store, b"x"), size=1)
+    add(actions, b"a\n1\n", tags=["x"])
+    changes = {
+        "note": lambda: actions.note(run, "second"),
+        "tag": lambda: actions.tag(run, {"t": "2", "new": None}),
+        "untag": lambda: actions.tag(run, remove=["t"]),
+        "flag": lambda: actions.flag(run, "best"),
+        "name": lambda: actions.rename_run(run, "other"),
+        "params": lambda: actions.change_run(run, RunChange(params={"lr": 2, "added": True})),
+        "fields": lambda: actions.change_run(run, RunChange(description="d", group="g", status="failed", project_id="wine")),
+        "protect": lambda: actions.protect_run(run),
+        "trash": lambda: actions.trash_run(run),
+        "file": lambda: actions.trash_artifact(run, "a.bin"),
+        "project": lambda: actions.change_project("iris", ProjectChange(name="Iris", description="d")),
+        "project trash": lambda: actions.trash_project("iris"),
+        "dataset": lambda: actions.change_dataset(
+            "iris@v1", DatasetFields(name="n", description="d", tags=["y"], metadata={"k": 1})
+        ),
+        "dataset trash": lambda: actions.trash_dataset("iris@v1"),
+    }
+    for what, change in changes.items():
+        before = visible(actions.lab, run)
+        change()
+        after, event = visible(actions.lab, run), latest(actions).event
+        assert after != before, what
+        undone = actions.undo(event)
+        assert {one.kind for one in undone} == {"change.undone"}, what
+        assert visible(actions.lab, run) == before, what
+        actions.undo(undone[0].event)
+        assert visible(actions.lab, run) == after, what
+        actions.undo(latest(actions).event)
+        assert visible(actions.lab, run) == before, what
+    again(actions)
+
+
+def visible(lab, run):
+    """All that reads differently after a change."""
+    found = everything(lab) | {"run": msgspec.to_builtins(queries.get_run(lab, run))}
+    found.pop("changes")
+    found["projects"] = [[{k: v for k, v in one.items() if k != "last_activity"} for one in part if one["project_id"] == "iris"]
+                         for part in found["projects"]]  # fmt: skip
+    return found
+
+
+def test_what_was_changed_again_is_not_undone(actions):
+    """The later change is named; once that is undone, the earlier one can be."""
+    run = actions.create_run(NewRun()).run_id
+    actions.note(run, "one")
+    first = latest(actions).event
+    actions.note(run, "two")
+    second = latest(actions).event
+    with pytest.raises(ConflictError) as refused:
+        actions.undo(first)
+    assert refused.value.nearest == [second]
+    actions.undo(second)
+    assert queries.get_run(actions.lab, run).note == "one"
+    with pytest.raises(ConflictError):
+        actions.undo(second)
+    with pytest.raises(NotFoundError, match="no change"):
+        actions.undo("nothing:1")
+
+
+def test_undo_keeps_to_the_rules_of_the_trash(actions):
+    """What is protected does not go into the trash by undoing that it came out of it."""
+    run = actions.create_run(NewRun(project="iris")).run_id
+    actions.trash_run(run)
+    actions.restore_run(run)
+    event = latest(actions).event
+    actions.protect_run(run)
+    with pytest.raises(ConflictError, match="is protected"):
+        actions.undo(event)
+
+
+# -- tokens ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_shown_once_and_kept_as_a_hash(actions, place):
+    """Nothing in the store has its text; it counts until it is revoked, for good."""
+    actions.create_project(NewProject(name="iris"))
+    made = actions.create_token(NewToken(role="reader", name="ci", project_id="Iris"))
+    assert (made.token.role, made.token.name, made.token.project_id, made.token.by) == ("reader", "ci", "iris", "ada")
+    assert made.text.startswith("ailab_")
+    for folder, _, names in os.walk(place.path):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                assert made.text.encode() not in file.read()
+    digest = hashlib.sha256(made.text.encode()).hexdigest()
+    assert inventory.token_of(actions.lab, digest) == made.token
+    assert inventory.token_of(actions.lab, "0" * 64) is None
+    assert actions.revoke_token("ci").revoked_at is not None
+    assert inventory.token_of(actions.lab, digest) is None
+    with pytest.raises(RejectedError):
+        actions.create_token(NewToken(role="root"))
+    with pytest.raises(RejectedError, match="not limited"):
+        actions.create_token(NewToken(role="admin", project_id="iris"))
+    with pytest.raises(NotFoundError):
+        actions.revoke_token("nobody")
+    again(actions)
+
+
+def test_who_brought_a_segment_is_who_told_it(place):
+    """What a server noted of a segment counts above what its own lines say."""
+    with ailab.start_run("far", id="r1", dir=place.path) as run:
+        run.log({"a": 1})
+    writer = journal.Writer(place, run=None, via="sdk", by="somebody")
+    writer.append(events.NoteChanged(note="hello"), run="r1")
+    name = writer.name
+    writer.seal()
+    lab = views.open_lab(place.path)
+    assert queries.list_changes(lab).rows[0].by == "somebody"
+    with Actions(lab, via="http", by="ci") as actions:
+        actions.accept_segment(name, offset=0, token="abc", address="10.0.0.7")
+    lab.refresh()
+    assert queries.list_changes(lab).rows[0].by == "ci"
+    assert queries.run_sql(lab, 'select "by" from notes').rows == [["ci"]]
+    lab.close()
+
+
+def test_who_did_it_stands_at_every_change(actions):
+    """One writer, several people."""
+    run = actions.create_run(NewRun()).run_id
+    actions.note(run, "one")
+    actions.acting("bob").note(run, "two")
+    actions.acting(None).note(run, "three")
+    assert [(c.by, c.via, c.new) for c in queries.list_changes(actions.lab).rows][:3] == [
+        (None, "http", "three"), ("bob", "http", "two"), ("ada", "http", "one"),
+    ]  # fmt: skip

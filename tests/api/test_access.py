@@ -14,7 +14,7 @@ from ailab.actions import Actions
 from ailab.bodies import NewToken
 from ailab_api.access import LIMITS, Actor, Limits
 
-CANARY = ("run-c", "run-x", "run-w", "run-big", "<script>")
+CANARY = ("run-c", "run-x", "run-w", "run-big")
 """Words that only things outside of project iris have."""
 
 

@@ -1,4 +1,7 @@
-"""A compaction beside a training: started by a run that ends, in a process of its own, when enough segments came together.
+"""Processes beside a training: a compaction, and the shipping to a server.
+
+A run that ends starts a compaction when enough segments came together; one that begins starts the shipping, where there is a
+server.
 
 Who writes: each run that ends adds one byte to `cache/finished`, whose size so tells how many ended since the last compaction,
 which removes the file; no folder is listed for it. What holds: nothing here waits, and no error gets into the training; the
@@ -63,19 +66,51 @@ def start(store: Store) -> bool:
             os.waitpid(_child, os.WNOHANG)  # so that the last one does not stay a zombie
         except ChildProcessError:  # somebody has waited for it, or it was started before a fork
             _child = 0
+    _child = _spawn(["ailab", "compact", "--background", "--dir", store.path], dict(os.environ))
+    return True
+
+
+def ship(store: Store, url: str, token: str | None) -> bool:
+    """Start a process that sends a server what is written here, unless one does; return whether it did.
+
+    Raises:
+        SettingError: the URL is none.
+        OSError: it cannot be started.
+    """
+    from . import claims
+    from .errors import SettingError
+
+    if not url.startswith(("http://", "https://")):
+        raise SettingError(f"api_url {url[:100]!r} is not allowed", hint="allowed: http://lab:8000, https://lab.example")
+    address = url.rstrip("/").removesuffix("/api/modellab").rstrip("/")
+    if not _is_python() or claims.holder(store, shipping_claim(address)) is not None:
+        return False
+    more = {"AILAB_TOKEN": token} if token else {}
+    _spawn(["ailab.remote", store.path, address], {**os.environ, **more})
+    return True
+
+
+def shipping_claim(address: str) -> str:
+    """The claim of whoever ships a store to a server."""
+    from zlib import crc32
+
+    return f"shipping-{crc32(address.encode('utf-8', 'backslashreplace')):08x}"
+
+
+def _spawn(command: list[str], environment: dict[str, str]) -> int:
+    """Start a module with its arguments, without a terminal; return its pid."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     paths = [path for path in (os.environ.get("PYTHONPATH", ""), folder) if path]
-    _child = os.posix_spawn(
+    return os.posix_spawn(
         sys.executable,
-        [sys.executable, "-P", "-m", "ailab", "compact", "--background", "--dir", store.path],
-        {**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        [sys.executable, "-P", "-m", *command],
+        {**environment, "PYTHONPATH": os.pathsep.join(paths)},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
             (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
         ],
     )
-    return True
 
 
 def step_back() -> None:

@@ -154,6 +154,11 @@ def read_blob(store: Store, sha256: str) -> bytes:
     return content
 
 
+def is_kept(store: Store, digest: str) -> bool:
+    """Whether a blob is there; it is young then, so that nobody collects it before the event that names it is written."""
+    return is_digest(digest) and _is_there(store, digest)
+
+
 def _is_there(store: Store, digest: str) -> bool:
     """Whether a blob is there; it is young then, so that nobody collects it before the event that names it is written."""
     try:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .bodies import CreatedToken
     from .inventory import DatasetDetail, DatasetPreview, DatasetView, ProjectView, TokenView
     from .queries import ArtifactFile
+    from .remote import Shipped
 
 
 def projects(screen: Screen, rows: Sequence[ProjectView]) -> None:
@@ -142,6 +143,15 @@ def tree(screen: Screen, files: Sequence[ArtifactFile]) -> None:
 
 def _version(file: ArtifactFile | None) -> str:
     return "" if file is None else f"v{file.version}" + (" (trash)" if file.trashed else "")
+
+
+def shipped(screen: Screen, found: Shipped) -> None:
+    """What was sent to a server."""
+    screen.facts([
+        ("server", found.url), ("segments", f"{found.segments:,} wholly there"), ("files", f"{found.files:,} sent"),
+        ("sent", f"{size(found.bytes)} in {found.seconds:.1f} s"),
+        ("without an end", f"{found.waiting:,}" if found.waiting else None), ("refused", "\n".join(found.refused) or None),
+    ])  # fmt: skip
 
 
 def tokens(screen: Screen, rows: Sequence[TokenView]) -> None:

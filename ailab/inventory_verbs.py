@@ -439,6 +439,35 @@ def undo(call: Call, event: str | None) -> None:
     call.answer(rows, lambda terminal, screen: terminal.changes(screen, rows))
 
 
+@_verb("ailab sync http://lab:8000", "ailab sync https://lab.example", calls="remote.sync")
+@click.argument("url", required=False)
+@click.pass_obj
+def sync(call: Call, url: str | None) -> None:
+    """Send a server what it lacks of this store.
+
+    URL is the server's address, by default AILAB_API_URL. Segments go byte for byte, files by their SHA-256; what is there
+    already is not sent again, and both sides compare the whole. AILAB_TOKEN is shown where it is set.
+    """
+    import tempfile
+
+    from . import inventory_drawn, remote, settings
+    from .checkup import store_path
+    from .store import open_store
+    from .views import restore
+
+    setting = settings.load(dir=call.dir)
+    address = url or setting.api_url
+    if address is None:
+        raise click.UsageError("no URL is given, and AILAB_API_URL is not set")
+    store = open_store(store_path(call.dir), create=False)
+    with tempfile.TemporaryDirectory() as folder:
+        others = restore.write_segments(store, folder)
+        found = remote.sync(store, address, setting.token, others=others)
+    call.answer(found, lambda _terminal, screen: inventory_drawn.shipped(screen, found))
+    if found.refused:
+        raise click.exceptions.Exit(1)
+
+
 # -- tokens ------------------------------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,9 @@ def start_run(  # the habits of several trackers meet in this one call; all but 
         with Edge(run):
             if note is not None or notes is not None:
                 run._write(events.NoteChanged(note=str(note if note is not None else notes)))
+        if setting.api_url and run.store is not None:
+            with Edge(run):
+                _ship(run.store, setting)
         _register(run)
         if known is None:
             import threading
@@ -137,6 +140,17 @@ def start_run(  # the habits of several trackers meet in this one call; all but 
     run._outer = current.get()
     current.set(run)
     return run
+
+
+def _ship(store: Store, setting: Settings) -> None:
+    """Have a process of its own send the server what is written here; where that cannot be, say so and let it be."""
+    from . import background
+
+    try:
+        background.ship(store, setting.api_url or "", setting.token)
+    except (AilabError, OSError) as problem:
+        text = told(problem, "nothing is sent to the server until `ailab sync` is called")
+        say(text, once=text, silent=setting.silent)
 
 
 def _parameters(run: Run, *given: Any) -> dict[str, Any]:

@@ -364,7 +364,8 @@ class Run:
     @property
     def url(self) -> str:
         """Where a server shows this run."""
-        return f"{(self._setting.api_url or 'http://127.0.0.1:8000').rstrip('/')}/runs/{self.id}"
+        server = (self._setting.api_url or "http://127.0.0.1:8000").rstrip("/").removesuffix("/api/modellab").rstrip("/")
+        return f"{server}/runs/{self.id}"
 
     def history(self, keys: Iterable[str] | None = None) -> Any:
         """All points logged so far as a table; see `ailab.history`."""

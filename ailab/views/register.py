@@ -255,7 +255,7 @@ class SegmentFold(_Fold):
         """One row, if somebody is named."""
         said = [(told.place, _decoders[told.kind](data)) for told, data in self.words]
         by = [event.by for _, event in sorted(said, key=lambda one: one[0]) if event.by]
-        return ({self.table: [{"segment": self.name, "by": by[-1]}]} if by else {}), []
+        return {self.table: [{"segment": self.name, "by": by[-1] if by else None}]}, []
 
 
 _FOLDS: dict[str, type[_Fold]] = {"project": ProjectFold, "dataset": DatasetFold, "token": TokenFold, "segment": SegmentFold}

@@ -7,6 +7,7 @@ error, never passed over. Memory is bounded by a few row groups, whatever the si
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from datetime import timedelta
 from itertools import repeat
@@ -83,6 +84,29 @@ def restored(store: Store, name: str, commit: Commit, segment: str | None = None
                 yield from source.lines(span)
     finally:
         source.close()
+
+
+def write_segments(store: Store, folder: str) -> list[tuple[str, str]]:
+    """Write the segments that only tables have into files of a folder; return (name, file) of each.
+
+    Raises:
+        DamageError: a table is not what its record says.
+    """
+    records, _ = commits.load(store, store.commit_names())
+    found = []
+    for segment, spans in commits.choose(records).items():
+        if os.path.lexists(store.segment_path(segment)):
+            continue
+        path = os.path.join(folder, segment)
+        n = 0
+        with open(path, "wb") as file:
+            for name, span in spans:
+                for row in restored(store, name, records[name], segment):
+                    if n <= row.n < span.lines:
+                        file.write(row.line)
+                n = span.lines
+        found.append((segment, path))
+    return found
 
 
 class Source:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ailab import inventory, queries
 from ailab.actions import Actions
 from ailab.errors import AilabError, StoreError
+from ailab.receiving import Receiver
 from ailab.sandbox import Sandbox
 from ailab.store import find_store, open_store
 from ailab.views import Lab
@@ -52,6 +53,7 @@ class Catalogue:
         self._lab = Lab(open_store(setting.dir or find_store(), create=True))
         self._actions = Actions(self._lab, via="http")
         self.sandbox = Sandbox(self._lab.store.path)
+        self.receiver = Receiver(self._lab.store)
         self.waiting = 0
         self._rebuilt_s = 0.0
         self.lab()
@@ -69,6 +71,10 @@ class Catalogue:
             _log.warning("the snapshot of what is compacted was computed anew in %.1f s", self._rebuilt_s)
         return self._lab
 
+    def touch(self) -> None:
+        """Let the next question see what was written a moment ago by another door than the actions."""
+        self._lab.refreshed_at = 0.0
+
     @contextmanager
     def acting(self, actor: Actor) -> Iterator[Actions]:
         """The actions of the store, in somebody's name.
@@ -78,6 +84,12 @@ class Catalogue:
         """
         with self._naming_the_store():
             yield self._actions.acting(actor.by)
+
+    def has_accepted(self, segment: str, by: str | None) -> bool:
+        """Whether the store has noted that it takes a segment in, and last from this person or token."""
+        return bool(
+            self.lab().rows('SELECT 1 FROM base.accepted_table WHERE segment = ? AND "by" IS NOT DISTINCT FROM ?', [segment, by])
+        )
 
     @property
     def store(self) -> Store:
@@ -98,6 +110,7 @@ class Catalogue:
     def close(self) -> None:
         """Seal the writer's segment and let go of the catalogue."""
         self.sandbox.close()
+        self.receiver.close()
         self._actions.close()
         self._lab.close()
 

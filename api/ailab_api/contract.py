@@ -149,11 +149,21 @@ def check_access(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRo
         raise RefusedError(f"the role {found.role} may not do this", hint=f"it needs the role {needs}")
     if found.project is not None and not handler.opt.get("confined", False):
         raise RefusedError("a token of one project may not do this", hint="it needs a token without a project")
-    counts = handler.opt.get("counts")
-    if counts is not None and not (found.anonymous and is_loopback(found.address)):
-        wait = connection.app.guard.limits.take(found, counts)  # type: ignore[attr-defined]  # ours
+    if handler.opt.get("counts") is not None:
+        charge(connection, handler.opt["counts"], 1)
+
+
+def charge(connection: ASGIConnection[Any, Any, Any, Any], what: str, amount: int) -> None:
+    """Count what a peer off loopback does.
+
+    Raises:
+        TooManyError: the limit of a window is reached.
+    """
+    found = actor(connection)
+    if not (found.anonymous and is_loopback(found.address)):
+        wait = connection.app.guard.limits.take(found, what, amount)  # type: ignore[attr-defined]  # ours
         if wait is not None:
-            raise errors.TooManyError(counts, wait)
+            raise errors.TooManyError(what, wait)
 
 
 def actor(connection: ASGIConnection[Any, Any, Any, Any]) -> Actor:
@@ -240,6 +250,7 @@ _PATHS = {
     "dataset_id": ("The version's id; NAME@vN, NAME (for the newest) and a SHA-256 mean one too.", examples.DATASET_ID),
     "event": ("The event's id, SEGMENT:SEQ.", examples.EVENT),
     "segment": ("The segment's name.", examples.SEGMENT),
+    "sha256": ("SHA-256 of the file's bytes.", examples.SHA256),
 }
 _ERRORS = {
     400: "A part of the request is not allowed; `where` says which.",
@@ -287,13 +298,14 @@ def route(
         media: the media type of its answer.
         needs: the role that it takes.
         confined: whether it shows a token of one project nothing but that project.
-        counts: what a peer off loopback has done less often for it in a window: writes or uploads.
+        counts: what a peer off loopback may do less often for it in a window: writes or uploads; "none" where the handler counts.
         waits: whether the handler waits for something besides a body, and so is no plain function.
         upload: that its body is a file, and which query parameters may be fields of its form as well.
     """
     if needs == "writer" and counts is None:
         counts = "writes"
     fails = tuple(sorted({*fails, 401, 403, *((429,) if counts else ())}))
+    counts = None if counts == "none" else counts
     return {
         "operation_id": name,
         "summary": summary,

@@ -22,6 +22,7 @@ from litestar.exceptions import HTTPException
 from ailab import problems
 from ailab.errors import AilabError, DamageError, StoreError
 from ailab.problems import Problem
+from ailab.receiving import GapError
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -90,6 +91,8 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, HTTPException):
         _say_more(request, found)
+    if isinstance(error, GapError):
+        headers["X-Bytes"] = str(error.bytes)
     if isinstance(error, TooManyError):
         headers["Retry-After"] = str(max(1, math.ceil(error.wait)))
     return Response(found, status_code=found.status, media_type=MEDIA_TYPE, headers=headers)

@@ -18,6 +18,7 @@ from ailab.queries import (
     RunSummaryView,
     ViewInfo,
 )
+from ailab.receiving import Received
 
 RUN_ID = "06d3v8k2m4q7t9w1x5z0a2c4e6"
 OTHER_ID = "06d3v8f0n2p5r8s3v6y1b4d7g9"
@@ -78,6 +79,7 @@ VIEW = ViewInfo(
     name="tags", comment="one row per run and tag that is set",
     columns=[ColumnInfo(name="run_id", type="VARCHAR", comment="the run's id")],
 )  # fmt: skip
+RECEIVED = Received(segment=SEGMENT, bytes=1233, sha256=SHA256)
 CHANGE = Change(
     event=EVENT, at=LATER, by="ada", via="http", run_id=RUN_ID, kind="note.changed",
     field="note", old="first try", new="PUBLISH: best model",

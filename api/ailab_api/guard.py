@@ -42,7 +42,7 @@ _UPLOAD_TYPE = re.compile(
     re.IGNORECASE,
 )
 UPLOADS = re.compile(
-    r"POST /datasets|POST /artifacts/[^/]+|PUT /journal/[^/]+|POST /api/modellab/(datasets(/upload)?|artifacts/[^/]+)"
+    r"POST /datasets|POST /artifacts/[^/]+|PUT /(journal|blobs)/[^/]+|POST /api/modellab/(datasets(/upload)?|artifacts/[^/]+)"
 )
 """Where a body may be a file: no plain text, which any page may send."""
 OPEN_PATHS = frozenset({"/health"})

@@ -13,7 +13,8 @@ import pytest
 from live import BIG, NASTY, STORE, environment, launch
 
 REAL = {
-    "run_id": "run-a", "path": "metrics.csv", "project_id": "iris", "dataset_id": "flowers", "event": "nothing:1", "segment": "x",
+    "run_id": "run-a", "path": "metrics.csv", "project_id": "iris", "dataset_id": "flowers", "event": "nothing:1",
+    "sha256": "0" * 64,
 }  # fmt: skip
 """What stands for the parts of paths."""
 
@@ -75,11 +76,12 @@ def lab(store):
 
 
 @pytest.fixture(scope="session")
-def routes(server):
+def routes(server, store):
     """Every route of the OpenAPI document as (method, path with real ids in it, template, operation)."""
     document = server.get("/schema/openapi.json").json()
+    real = {**REAL, "segment": min((store / "segments").iterdir()).stem}
     return [
-        (verb.upper(), re.sub(r"{(\w+)}", lambda part: REAL[part[1]], template), template, operation)
+        (verb.upper(), re.sub(r"{(\w+)}", lambda part: real[part[1]], template), template, operation)
         for template, item in document["paths"].items()
         for verb, operation in item.items()
     ]

@@ -485,14 +485,15 @@ def test_the_document_describes_every_route(routes):
     names = [operation["operationId"] for *_, operation in routes]
     assert len(names) == len(set(names))
     assert sorted({template for *_, template, _ in routes}) == [
-        "/", "/artifacts/{run_id}", "/artifacts/{run_id}/download/{path}", "/artifacts/{run_id}/restore/{path}", "/changes",
-        "/changes/{event}/undo", "/compare", "/datasets", "/datasets/{dataset_id}", "/datasets/{dataset_id}/download",
-        "/datasets/{dataset_id}/preview", "/datasets/{dataset_id}/restore", "/datasets/{dataset_id}/versions", "/health",
+        "/", "/artifacts/{run_id}", "/artifacts/{run_id}/download/{path}", "/artifacts/{run_id}/restore/{path}",
+        "/blobs/missing", "/blobs/{sha256}", "/changes", "/changes/{event}/undo", "/compare", "/datasets",
+        "/datasets/{dataset_id}", "/datasets/{dataset_id}/download", "/datasets/{dataset_id}/preview",
+        "/datasets/{dataset_id}/restore", "/datasets/{dataset_id}/versions", "/health", "/journal/{segment}",
         "/projects", "/projects/{project_id}", "/projects/{project_id}/datasets", "/projects/{project_id}/restore",
-        "/projects/{project_id}/runs", "/runs", "/runs/compare", "/runs/leaderboard", "/runs/{run_id}", "/runs/{run_id}/changes",
-        "/runs/{run_id}/events", "/runs/{run_id}/flag", "/runs/{run_id}/history", "/runs/{run_id}/metrics",
-        "/runs/{run_id}/note", "/runs/{run_id}/restore", "/runs/{run_id}/tags", "/schema", "/schema/openapi.json", "/sql",
-        "/whoami",
+        "/projects/{project_id}/runs", "/runs", "/runs/compare", "/runs/leaderboard", "/runs/{run_id}",
+        "/runs/{run_id}/changes", "/runs/{run_id}/events", "/runs/{run_id}/flag", "/runs/{run_id}/history",
+        "/runs/{run_id}/metrics", "/runs/{run_id}/note", "/runs/{run_id}/restore", "/runs/{run_id}/tags", "/schema",
+        "/schema/openapi.json", "/sql", "/whoami",
     ]  # fmt: skip
     for verb, _, template, operation in routes:
         assert operation["summary"], template

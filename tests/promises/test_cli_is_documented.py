@@ -11,7 +11,7 @@ from ailab.cli import main
 
 VERBS = (
     "artifacts", "changes", "compact", "compare", "datasets", "demo", "doctor", "export", "flag", "gc", "merge", "note",
-    "projects", "protect", "redact", "rename", "restore", "runs", "serve", "show", "sql", "tag", "token", "top", "trash", "undo",
+    "projects", "protect", "redact", "rename", "restore", "runs", "serve", "show", "sql", "sync", "tag", "token", "top", "trash", "undo",
     "verify",
 )  # fmt: skip
 CODE = {"sh", "console", "bash"}
@@ -51,7 +51,7 @@ def test_each_verb_says_what_it_does_and_calls(verb):
     assert (command.help or "").split("\n")[0].endswith(".")
     assert f"ailab {verb}" in text
     assert re.search(
-        r"\b(?:queries|inventory|actions|checkup|demo|ailab_api|verification|joining|collecting|removal|views)\.\w+", text
+        r"\b(?:queries|inventory|actions|checkup|demo|ailab_api|verification|joining|collecting|removal|remote|views)\.\w+", text
     )
     assert "--json" in text
 

@@ -67,6 +67,7 @@ VERBS = [
     "protect",
     "rename",
     "undo",
+    "sync",
     "token",
 ]
 ESCAPE = "\x1b"

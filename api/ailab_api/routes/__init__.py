@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import artifacts, changes, compare, datasets, health, leaderboard, pages, points, projects, runs, sql
+from . import artifacts, changes, compare, datasets, health, journal, leaderboard, pages, points, projects, runs, sql
 
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
 HANDLERS: list[HTTPRouteHandler] = [
     *health.HANDLERS, *projects.HANDLERS, *datasets.HANDLERS, *runs.HANDLERS, *points.HANDLERS, *leaderboard.HANDLERS,
-    *compare.HANDLERS, *changes.HANDLERS, *artifacts.HANDLERS, *sql.HANDLERS, *pages.HANDLERS,
+    *compare.HANDLERS, *changes.HANDLERS, *artifacts.HANDLERS, *sql.HANDLERS, *journal.HANDLERS, *pages.HANDLERS,
 ]  # fmt: skip
 """In the order of the OpenAPI document."""

@@ -1,0 +1,441 @@
+"""The same journal shipped to a server: whole lines of segments as they are written, and the files that they name.
+
+    python -m ailab.remote STORE URL      ships until everything is there and nobody writes any more
+
+Training writes its own segments in its own store, whatever becomes of the network; a process of its own reads them and sends byte
+ranges, each with its digest, and the server answers with how far the segment has come and the SHA-256 of all of it, which must be
+that of our own bytes. Nothing here is remembered that the server does not know better: after any end, of either side, the next
+shipping asks how far each segment has come, and goes on there. What is wholly there is noted in `cache/`, which only spares the
+question.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import os
+import re
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from . import background, blobs, claims
+from .errors import AilabError, RefusedError, SettingError, StoreError
+from .receiving import RANGE_MAX, Received
+from .segments import Segment, writer_alive
+from .store import Store, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+TIMEOUT_S = 30.0
+LOOK_S = 0.5
+"""Time between two looks for new lines."""
+QUIET_S = 5.0
+"""So long after the last line, and after the last writer is gone, the process ends."""
+WAITS_S = (0.5, 1, 2, 5, 10, 30)
+"""Pauses while the server is away; the last one again and again."""
+GIVE_UP_S = 6 * 3600.0
+"""So long without an answer the process ends; the next run or `ailab sync` goes on."""
+_DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+
+
+class Shipped(msgspec.Struct, kw_only=True):
+    """What was sent: `segments` and `files` that are wholly there now, `bytes` that went, `seconds` that it took."""
+
+    url: str
+    segments: int = 0
+    files: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    waiting: int = 0
+    """Segments without an end, of which more may come."""
+    refused: list[str] = []
+    """What the server did not take, with the reason."""
+
+
+class Away(Exception):  # noqa: N818  (it says what is, and never leaves this module)
+    """The server does not answer now."""
+
+    def __init__(self, why: str, wait_s: float | None = None) -> None:
+        super().__init__(why)
+        self.wait_s = wait_s
+
+
+class _Answer(msgspec.Struct):
+    """A problem, as far as it is asked here."""
+
+    detail: str = ""
+    hint: str | None = None
+
+
+def plain_url(url: str) -> str:
+    """The server's address: a URL that ends in /api/modellab means the server before it.
+
+    Raises:
+        SettingError: it is no http or https URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise SettingError(f"api_url {url[:100]!r} is not allowed", hint="allowed: http://lab:8000, https://lab.example")
+    return url.rstrip("/").removesuffix("/api/modellab").rstrip("/")
+
+
+class Client:
+    """A connection to a server, made anew when it breaks.
+
+    Args:
+        url: the server's address.
+        token: an access token, where one is needed.
+    """
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.url = plain_url(url)
+        self._parts = urlsplit(self.url)
+        self._token = token
+        self._connection: http.client.HTTPConnection | None = None
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        """(status, body, headers) of an answer.
+
+        Raises:
+            Away: the server does not answer, or says that it cannot now.
+            RefusedError: it refuses, and would again.
+        """
+        sent = {"Accept": "application/json", **(headers or {})}
+        if self._token:
+            sent["Authorization"] = f"Bearer {self._token}"
+        try:
+            connection = self._connected()
+            connection.request(method, (self._parts.path or "") + path, body=body, headers=sent)
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as problem:
+            self.close()
+            raise Away(str(problem) or type(problem).__name__) from problem
+        told = {name.lower(): value for name, value in answer.getheaders()}
+        if answer.will_close:
+            self.close()
+        if answer.status in {429, 500, 502, 503, 504}:
+            wait = told.get("retry-after", "")
+            raise Away(f"{answer.status} {_said(content)}", float(wait) if wait.isdigit() else None)
+        if answer.status in {401, 403}:
+            raise RefusedError(f"{self.url} refuses: {_said(content)}", hint="set AILAB_TOKEN to a writer's token")
+        return answer.status, content, told
+
+    def _connected(self) -> http.client.HTTPConnection:
+        if self._connection is None:
+            kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
+            self._connection = kind(str(self._parts.hostname), self._parts.port, timeout=TIMEOUT_S)
+            self._connection.connect()
+            sock = self._connection.sock
+            if sock is not None:
+                import socket
+
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._connection
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _said(content: bytes) -> str:
+    with suppress(msgspec.DecodeError):
+        return msgspec.json.decode(content, type=_Answer).detail
+    return content[:200].decode("utf-8", "replace")
+
+
+class _Going:
+    """A segment under way: how far it went, the SHA-256 so far, and files that it named and that the server may lack."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name
+        self.path = path
+        self.sent = 0
+        self.sha = hashlib.sha256()
+        self.asked = False
+
+
+class Shipper:
+    """Ships one store to one server.
+
+    Args:
+        store: the store.
+        client: the server.
+        progress: called with the bytes that went.
+    """
+
+    def __init__(self, store: Store, client: Client, progress: Callable[[int], None] | None = None) -> None:
+        self.store = store
+        self.client = client
+        self.shipped = Shipped(url=client.url)
+        self._progress = progress or (lambda _done: None)
+        self._going: dict[str, _Going] = {}
+        self._refused: dict[str, str] = {}
+        self._wanted: set[str] = set()
+        self._there: set[str] = set()
+        self._note = os.path.join(store.cache, f"shipped-{hashlib.sha256(client.url.encode()).hexdigest()[:16]}")
+        self._done = self._noted()
+
+    # -- one look ----------------------------------------------------------------------------------------------------
+
+    def ship(self) -> bool:
+        """Send all that is new; return whether there was anything.
+
+        Raises:
+            Away: the server does not answer now; what went is kept, and the next call goes on.
+            RefusedError: the server refuses.
+        """
+        before = self.shipped.bytes
+        for name in self.store.segment_names():
+            self.segment(name, self.store.segment_path(name))
+        self._files()
+        self.shipped.waiting = len(self._going)
+        self.shipped.refused = sorted(f"{name}: {why}" for name, why in self._refused.items())
+        return self.shipped.bytes > before
+
+    def living(self) -> bool:
+        """Whether one of the segments under way has a writer that lives."""
+        return any(self._is_written(one) for one in self._going.values())
+
+    @staticmethod
+    def _is_written(one: _Going) -> bool:
+        segment = Segment(one.name, one.path)
+        with suppress(OSError), open(one.path, "rb") as file:
+            segment.feed(file.read(65536).rpartition(b"\n")[0] + b"\n")
+            return writer_alive(segment)
+        return False
+
+    def segment(self, name: str, path: str) -> None:
+        """Send what is new of a segment whose bytes are in a file."""
+        if name in self._done or name in self._refused:
+            return
+        one = self._going.get(name)
+        if one is None:
+            one = self._going[name] = _Going(name, path)
+        try:
+            with open(one.path, "rb") as file:
+                if not one.asked and not self._find_place(one, file):
+                    return
+                file.seek(one.sent)
+                while body := _whole_lines(file):
+                    if not self._send(one, body):
+                        return
+                self._end(one)
+        except FileNotFoundError:  # in tables meanwhile; it was whole before, so all of it went or `ailab sync` ships it
+            self._going.pop(name, None)
+
+    def _find_place(self, one: _Going, file: Any) -> bool:
+        """Learn how far the server has it, and make sure that these are our bytes; return whether to go on."""
+        status, content, _ = self.client.ask("GET", f"/journal/{quote(one.name)}")
+        if status == 404:  # noqa: PLR2004
+            one.asked = True
+            return True
+        if status != 200:  # noqa: PLR2004
+            self._refuse(one, _said(content))
+            return False
+        there = msgspec.json.decode(content, type=Received)
+        left = there.bytes
+        while left and (piece := file.read(min(1 << 20, left))):
+            one.sha.update(piece)
+            self._wanted.update(match.decode() for match in _DIGEST.findall(piece))
+            left -= len(piece)
+        if left or one.sha.hexdigest() != there.sha256:
+            self._refuse(one, "the server has other bytes")
+            return False
+        one.sent, one.asked = there.bytes, True
+        return True
+
+    def _send(self, one: _Going, body: bytes) -> bool:
+        """Send a range; return whether it is there now, next to the bytes before it."""
+        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        status, content, _ = self.client.ask(
+            "PUT", f"/journal/{quote(one.name)}?offset={one.sent}", body,
+            {"Content-Type": "application/octet-stream", "Content-Digest": f"sha-256=:{digest}:"},
+        )  # fmt: skip
+        if status != 200:  # noqa: PLR2004
+            self._refuse(one, _said(content))
+            return False
+        there = msgspec.json.decode(content, type=Received)
+        one.sha.update(body)
+        one.sent += len(body)
+        self.shipped.bytes += len(body)
+        self._wanted.update(match.decode() for match in _DIGEST.findall(body))
+        if (there.bytes, there.sha256) != (one.sent, one.sha.hexdigest()):
+            self._refuse(one, "the server has other bytes")
+            return False
+        self._progress(self.shipped.bytes)
+        return True
+
+    def _refuse(self, one: _Going, why: str) -> None:
+        self._refused[one.name] = why
+        self._going.pop(one.name, None)
+
+    def _end(self, one: _Going) -> None:
+        """Note a segment that ended and is wholly there."""
+        if is_ended(one.path):
+            self._going.pop(one.name, None)
+            self._done.add(one.name)
+            self.shipped.segments += 1
+            self._write_note(one.name)
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def _files(self) -> None:
+        """Send the files that shipped lines name, as far as they are here and not there."""
+        wanted = [digest for digest in sorted(self._wanted - self._there) if os.path.exists(self.store.blob_path(digest))]
+        for start in range(0, len(wanted), 5000):
+            some = wanted[start : start + 5000]
+            body = msgspec.json.encode({"sha256": some})
+            status, content, _ = self.client.ask("POST", "/blobs/missing", body, {"Content-Type": "application/json"})
+            if status != 200:  # noqa: PLR2004
+                raise Away(_said(content))
+            missing = set(msgspec.json.decode(content)["missing"])
+            self._there.update(set(some) - missing)
+            for digest in sorted(missing):
+                self._file(digest)
+        self._wanted -= self._there
+
+    def _file(self, digest: str) -> None:
+        with blobs.open_blob(self.store, digest) as file:
+            size = os.fstat(file.fileno()).st_size
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+            status, content, _ = self.client.ask("PUT", f"/blobs/{digest}", file, headers)
+        if status == 200:  # noqa: PLR2004
+            self._there.add(digest)
+            self.shipped.files += 1
+            self.shipped.bytes += size
+        else:
+            self._refused[f"file {digest}"] = _said(content)
+            self._wanted.discard(digest)
+
+    # -- what is known -----------------------------------------------------------------------------------------------
+
+    def _noted(self) -> set[str]:
+        try:
+            with open(self._note, encoding="ascii", errors="replace") as file:
+                return {line[:-1] for line in file if line.endswith("\n")}
+        except OSError:
+            return set()
+
+    def _write_note(self, name: str) -> None:
+        with suppress(OSError):  # it spares a question, and nothing else
+            os.makedirs(self.store.cache, exist_ok=True)
+            with open(self._note, "a", encoding="ascii") as file:
+                file.write(name + "\n")
+
+
+def _whole_lines(file: Any) -> bytes:
+    """The next lines of a file that end, as many as go into a range; the file stands behind them then."""
+    at = file.tell()
+    data: bytes = file.read(RANGE_MAX // 2)
+    cut = data.rfind(b"\n") + 1
+    if not cut and len(data) == RANGE_MAX // 2:
+        data += file.read(RANGE_MAX - len(data))
+        cut = data.rfind(b"\n") + 1
+    file.seek(at + cut)
+    return data[:cut]
+
+
+def is_ended(path: str) -> bool:
+    """Whether a segment has its footer, so that nothing more comes."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - 4096))
+        last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    return b'"kind":"segment.sealed"' in last
+
+
+# -- all of it ---------------------------------------------------------------------------------------------------------
+
+
+def sync(
+    store: Store,
+    url: str,
+    token: str | None,
+    *,
+    others: Iterable[tuple[str, str]] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Shipped:
+    """Send all that a store has and a server lacks, once.
+
+    Args:
+        store: the store.
+        url: the server.
+        token: an access token, where one is needed.
+        others: (name, file) of segments that are no files of the store any more.
+        progress: called with the bytes that went.
+
+    Raises:
+        RefusedError: the server refuses.
+        StoreError: it does not answer.
+    """
+    began = time.monotonic()
+    client = Client(url, token)
+    shipper = Shipper(store, client, progress)
+    try:
+        for wait in (*WAITS_S[:3], None):
+            try:
+                for name, path in others:
+                    shipper.segment(name, path)
+                shipper.ship()
+                break
+            except Away as problem:
+                if wait is None:
+                    raise StoreError(f"the server does not answer ({problem})", path=client.url) from problem
+                time.sleep(wait if problem.wait_s is None else min(problem.wait_s, WAITS_S[-1]))
+    finally:
+        client.close()
+    shipper.shipped.seconds = round(time.monotonic() - began, 3)
+    return shipper.shipped
+
+
+def follow(store: Store, url: str, token: str | None, beat: Callable[[], bool] = lambda: True) -> None:
+    """Send what is written, as it is written, until everything is there and nobody writes any more, or somebody else does it."""
+    shipper = Shipper(store, Client(url, token))
+    failures, quiet_since, answered_at = 0, time.monotonic(), time.monotonic()
+    while beat():
+        try:
+            is_new = shipper.ship()
+        except Away as problem:
+            if time.monotonic() - answered_at > GIVE_UP_S:
+                return
+            usual = WAITS_S[min(failures, len(WAITS_S) - 1)]
+            failures += 1
+            time.sleep(usual if problem.wait_s is None else max(LOOK_S, min(problem.wait_s, 900.0)))
+            continue
+        failures, answered_at = 0, time.monotonic()
+        if is_new or shipper.living():
+            quiet_since = time.monotonic()
+        elif time.monotonic() - quiet_since > QUIET_S:
+            return
+        time.sleep(LOOK_S)
+
+
+def main(path: str, url: str) -> None:
+    """Follow a store; what goes wrong for good is written to `cache/`, where `ailab doctor` and people find it."""
+    store = open_store(path, create=False)
+    background.step_back()
+    claim = claims.take(store, background.shipping_claim(url))
+    if claim is None:
+        return
+    with claim:
+        try:
+            follow(store, url, os.environ.get("AILAB_TOKEN"), claim.beat)
+        except AilabError as problem:
+            with suppress(OSError), open(os.path.join(store.cache, "shipping.txt"), "w", encoding="utf-8") as file:
+                file.write(f"{problem}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

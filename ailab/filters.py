@@ -210,6 +210,22 @@ def cursor_of(sort: str, values: list[Any]) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode([sort, plain])).decode().rstrip("=")
 
 
+def seen_of(cursor: str) -> dict[str, int]:
+    """The last line that is known of each segment, by a cursor of points.
+
+    Raises:
+        FilterError: it is none.
+    """
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        of, (seen,) = msgspec.json.decode(text, type=tuple[str, tuple[dict[str, int]]])
+    except (ValueError, msgspec.DecodeError):
+        of, seen = "", {}
+    if of != "points":
+        raise FilterError("since: it is no cursor of points", where="since", hint="take it from X-Cursor of the answer before")
+    return seen
+
+
 def behind(keys: list[Key], sort: str, cursor: str) -> tuple[str, list[Any]]:
     """(SQL, bound values) of the runs behind a cursor.
 

@@ -28,6 +28,7 @@ from .filters import (
     order_of,
     parse_count,
     pointer,
+    seen_of,
 )
 from .views import asof
 from .views.points import Points
@@ -348,6 +349,18 @@ def get_runs_by_ids(lab: Lab, run_ids: Sequence[str]) -> list[RunDetail]:
     return _details(lab, list(dict.fromkeys(run_ids)))
 
 
+def summaries(lab: Lab, run_ids: Sequence[str]) -> list[RunSummaryView]:
+    """Several runs as they stand in a list, by their ids; those that are not there, or in the trash, are left out."""
+    text = f"SELECT {_SUMMARY} FROM base.run_table WHERE NOT trashed AND run_id IN (SELECT unnest(?::VARCHAR[])) ORDER BY run_id"  # noqa: S608
+    return [_listed(row) for row in lab.rows(text, [list(run_ids)])]
+
+
+def projects_of(lab: Lab, run_ids: Sequence[str]) -> dict[str, str | None]:
+    """The id of the project of each run that is there."""
+    text = "SELECT run_id, project_id FROM base.run_table WHERE run_id IN (SELECT unnest(?::VARCHAR[]))"
+    return dict(lab.rows(text, [list(run_ids)]))
+
+
 _DETAIL = "run_id, detail, git_hash, status, project, trashed, started_at, ended_at, last_at, code_id"
 _CODE = "git_diff, branch, remote"
 _ENVIRONMENT = "python_version, CAST(device AS VARCHAR), array_to_string(CAST(packages AS VARCHAR[]), chr(10))"
@@ -631,7 +644,15 @@ def _changes(lab: Lab, rest: str, values: list[Any]) -> list[tuple[Change, int]]
     ]  # fmt: skip
 
 
-def metric_points(lab: Lab, run_id: str, *, keys: Sequence[str] | None = None, max_points: int | None = None) -> Page:
+def metric_points(
+    lab: Lab,
+    run_id: str,
+    *,
+    keys: Sequence[str] | None = None,
+    max_points: int | None = None,
+    since: str | None = None,
+    cursor: bool = False,
+) -> Page:
     """Logged points of a run by metric and step; raw, or the points with the smallest and greatest value of equal stretches.
 
     Args:
@@ -639,22 +660,31 @@ def metric_points(lab: Lab, run_id: str, *, keys: Sequence[str] | None = None, m
         run_id: the run.
         keys: metrics; by default all.
         max_points: points per metric at most; every bucket keeps its minimum and its maximum.
+        since: only points that came after the answer which had this cursor; it holds for the metrics that were asked for then.
+        cursor: give the answer a cursor, in `next`; one that was asked with `since` has one anyway.
 
     Returns:
         A page of MetricPoint; `total` counts the points before downsampling.
 
     Raises:
         NotFoundError: there is no such run.
+        FilterError: the cursor is none, or stands with `max_points`.
     """
     _check_there(lab, run_id)
+    if since is not None and max_points is not None:
+        raise FilterError("since stands with no max_points", where="since", hint="thin out once, then ask for what is new")
     points = Points(lab, run_id, keys)
-    if max_points is None:
+    following = cursor_of("points", [points.ends()]) if cursor or since is not None else None
+    if since is not None:
+        rows = points.after(seen_of(since))
+        total = len(rows)
+    elif max_points is None:
         rows = points.raw()
         total = len(rows)
     else:
         rows, total = points.thinned(max_points)
     found = [MetricPoint(key=k, step=s, time=t, value=_number(v), exact=e) for k, s, t, v, e in rows]
-    return Page(rows=found, total=total)
+    return Page(rows=found, total=total, next=following)
 
 
 def run_sql(lab: Lab, query: str, *, limit: int = LIMIT_MAX) -> SqlAnswer:

@@ -29,7 +29,7 @@ from . import scratch, snapshot, wide
 from .fold import UNDONE, RunFold, Told, removed_by, tell
 from .register import KINDS as REGISTER_KINDS
 from .register import NAMING_KINDS, Register
-from .rows import ARROW_ROWS, Documents, Key, RunRows, insert, one_row, uid_of
+from .rows import ARROW_ROWS, Documents, EventRow, Key, RunRows, insert, one_row, uid_of
 from .snapshot import CONFIG, States, attach, crash, state_keys, statements
 from .tables import Tables, literal, points_of_json
 from .wide import quoted
@@ -67,20 +67,6 @@ HEAVY = 50_000
 INNER = frozenset({"run_now", "summary_now", "environment_now", "code_now", "point_now"})
 """Views that others stand on, which nobody may rely on."""
 _OVER_TABLES = re.compile(r"\b(metrics|events|point_now|point_all|event_all)\b", re.IGNORECASE)
-
-
-class EventRow(msgspec.Struct, gc=False):
-    """One row of `event_table`."""
-
-    segment: str
-    seq: int
-    at: Any
-    clock: int
-    kind: str
-    run_id: str | None
-    by: str | None
-    via: str | None
-    data: msgspec.Raw
 
 
 class _Stale(Exception):  # noqa: N818  (it says what is to be done, and never leaves this module)
@@ -152,6 +138,7 @@ class Lab:
         self._uncounted: set[str] = set()
         self._pending: list[EventRow] = []
         self._unsummed: set[str] = set()
+        self._changed: set[str] | None = None
         self._documents: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.counts: dict[tuple[str, ...], int] = {}
         self._lines = 0
@@ -387,6 +374,11 @@ class Lab:
                 self.make_views()
             self.refreshed_at = time.monotonic()
 
+    def take_changed(self) -> set[str] | None:
+        """The runs that changed since the last call, and are known from then on; None where it may be any of them."""
+        found, self._changed = self._changed, set()
+        return found
+
     def _read_anew(self) -> None:
         """Stand on another snapshot, and read what came after it."""
         for _ in range(3):
@@ -448,6 +440,8 @@ class Lab:
             self._write_runs(touched)
             gone = self._gone_runs()
             crash(self.con, sorted(gone - (self._crashed - touched)))
+            if self._changed is not None:
+                self._changed |= touched | gone - self._crashed
             self.con.execute("COMMIT")
         except BaseException:
             self.con.execute("ROLLBACK")
@@ -520,7 +514,7 @@ class Lab:
             if fold is None:
                 assert self._snapshot is not None  # noqa: S101
                 self._distrusted.add(self._snapshot.files[0].name)
-                self._discard(self._snapshot)
+                snapshot.discard(self._snapshot)
                 raise _Stale
             self.runs[run_id] = fold
             self._uncounted.add(run_id)
@@ -531,13 +525,6 @@ class Lab:
         fold = self.runs[run_id]
         if fold.exists:
             self._keys_of[run_id] = state_keys(fold, self._register.labels)
-
-    @staticmethod
-    def _discard(ruined: Snapshot) -> None:
-        with suppress(OSError):
-            for name in os.listdir(ruined.folder):
-                if name.partition(".")[0] == ruined.files[0].name.partition(".")[0] and name.endswith(".json"):
-                    os.unlink(os.path.join(ruined.folder, name))
 
     def _write_runs(self, touched: set[str]) -> None:
         known = [run_id for run_id in touched if run_id in self.runs or run_id in self._purged]
@@ -569,6 +556,7 @@ class Lab:
                 continue
             if old[1] == new[1]:
                 self.con.execute("UPDATE base.run_table SET project = $1 WHERE project_id = $2", [new[0], project])
+                self._changed = None
             else:
                 rows = self.con.execute("SELECT run_id FROM base.run_table WHERE project_id = $1", [project]).fetchall()
                 again |= {row[0] for row in rows}

@@ -15,7 +15,7 @@ from .rows import one_row
 from .tables import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .build import Lab
 
@@ -108,6 +108,21 @@ class Points:
     def raw(self) -> list[tuple[Any, ...]]:
         """(key, step, time as text, value, exact) of all points by metric, step and order of logging."""
         return self._lab.con.execute(self._sorted_sql(_ROW, "step, clock, segment, seq")).fetchall()
+
+    def after(self, known: Mapping[str, int]) -> list[tuple[Any, ...]]:
+        """As `raw`, of the points behind the last line that is known of each segment."""
+        cases = " ".join(f"WHEN {literal(segment)} THEN {int(seq)}" for segment, seq in known.items())
+        beyond = f"seq > CASE segment {cases} ELSE -1 END" if cases else "true"
+        source = self._source(self._keys)
+        if not self._stepped:  # a step that was not given is counted among all points
+            source = f"SELECT {_COUNTED}, clock, segment, seq FROM ({source})"  # noqa: S608
+        text = f"SELECT {_ROW} FROM ({source}) WHERE {beyond} ORDER BY key, step, clock, segment, seq"  # noqa: S608
+        return self._lab.con.execute(text).fetchall()
+
+    def ends(self) -> dict[str, int]:
+        """The last line that has points of these metrics, by segment."""
+        text = f"SELECT segment, max(seq) FROM ({self._source(self._keys)}) GROUP BY segment ORDER BY segment"  # noqa: S608
+        return dict(self._lab.con.execute(text).fetchall())
 
     def thinned(self, most: int) -> tuple[list[tuple[Any, ...]], int]:
         """As `raw`, of each metric at most `most`, of each stretch the smallest and the greatest; and how many there are."""

@@ -67,6 +67,20 @@ def text_of(value: Any) -> str | None:
     return str(value) if value.__class__ is int else _encode(value).decode()
 
 
+class EventRow(msgspec.Struct, gc=False):
+    """One row of `event_table`."""
+
+    segment: str
+    seq: int
+    at: Any
+    clock: int
+    kind: str
+    run_id: str | None
+    by: str | None
+    via: str | None
+    data: msgspec.Raw
+
+
 class Documents:
     """Environments and code by digest, read from blobs at their first mention into tables of the catalogue `schema`.
 

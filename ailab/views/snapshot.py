@@ -250,6 +250,14 @@ def _remove_others(made: Snapshot) -> None:
                     os.unlink(entry.path)
 
 
+def discard(ruined: Snapshot) -> None:
+    """Take a snapshot's record away, so that nobody stands on it again; what cannot be removed stays."""
+    with suppress(OSError):
+        for name in os.listdir(ruined.folder):
+            if name.partition(".")[0] == ruined.files[0].name.partition(".")[0] and name.endswith(".json"):
+                os.unlink(os.path.join(ruined.folder, name))
+
+
 def attach(con: duckdb.DuckDBPyConnection, path: str, name: str, *, read_only: bool, lasting: bool = True) -> None:
     """Attach a DuckDB file under a name; what need not last is written without a log and a flush."""
     how = " (READ_ONLY)" if read_only else "" if lasting else " (RECOVERY_MODE no_wal_writes)"

@@ -175,8 +175,7 @@ def serve(
     if reload:
         _serve_reloading(listener, store.path, url, admin, announce)
     else:
-        config = _config(create_app(store.path, admin_token=admin))
-        _Announcing(config, lambda: announce(url)).run(sockets=[listener])
+        _Announcing(create_app(store.path, admin_token=admin), lambda: announce(url)).run(sockets=[listener])
     return url
 
 
@@ -219,16 +218,21 @@ def _config(app: Any, **more: Any) -> uvicorn.Config:
 
 
 class _Announcing(uvicorn.Server):
-    """Says when requests are answered; an interrupt is the usual end, not an error."""
+    """Says when requests are answered, and ends streams before all else; an interrupt is the usual end, not an error."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], object]) -> None:
-        super().__init__(config)
+    def __init__(self, app: Server, announce: Callable[[], object]) -> None:
+        super().__init__(_config(app))
+        self._app = app
         self._announce = announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
             self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.catalogue.news.end()  # nobody waits for a stream that would go on
+        await super().shutdown(sockets=sockets)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         try:

@@ -20,6 +20,7 @@ from ailab.store import find_store, open_store
 from ailab.views import Lab
 
 from .contract import actor, named
+from .following import News
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,7 @@ class Catalogue:
         setting: names the store and the installation.
 
     Attributes:
+        news: tells those who follow what changes.
         sandbox: answers SQL, one query at a time; `waiting` counts those that wait for it, and the one that it answers.
 
     Raises:
@@ -56,7 +58,8 @@ class Catalogue:
         self.receiver = Receiver(self._lab.store)
         self.waiting = 0
         self._rebuilt_s = 0.0
-        self.lab()
+        self.news = News(self.lab)
+        self.news.look()
 
     def lab(self) -> Lab:
         """The catalogue, at most `MAX_AGE_S` old.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ailab.columns import Column
 from ailab.inventory import DatasetDetail, DatasetPreview, DatasetView, ProjectView
 from ailab.queries import (
@@ -84,3 +86,4 @@ CHANGE = Change(
     event=EVENT, at=LATER, by="ada", via="http", run_id=RUN_ID, kind="note.changed",
     field="note", old="first try", new="PUBLISH: best model",
 )  # fmt: skip
+STREAM = "id: 5f1c0a9e:43\nevent: runs\ndata: " + msgspec.json.encode({"runs": [SUMMARY], "gone": []}).decode() + "\n\n"

@@ -132,6 +132,7 @@ def test_a_filter_that_does_not_parse_says_where(server, query, where):
         ("/runs/compare?" + "&".join(f"ids=r{i}" for i in range(101)), "ids"),
         ("/runs/run-a/metrics?max_points=0", "max_points"),
         ("/runs/run-a/metrics?max_points=x", "max_points"),
+        ("/runs/run-a/metrics?since=x", "since"),
         ("/runs/run-a?format=yaml", "format"),
         ("/changes?limit=0", "limit"),
         ("/runs/run-a/changes?limit=x", "limit"),

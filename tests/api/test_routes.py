@@ -169,6 +169,8 @@ def test_points(server, lab, route):
     assert thin.header("x-total-count") == "20"
     assert {1.0, 1 / 20} <= {p["value"] for p in thin.json()}
     assert len(thin.json()) <= 4
+    after = server.get(f"/runs/run-a/{route}?key=loss&since={thin.header('x-cursor')}")
+    assert (after.json(), after.header("x-total-count"), after.header("x-cursor")) == ([], "0", thin.header("x-cursor"))
 
 
 def test_changes(server, lab):
@@ -493,7 +495,7 @@ def test_the_document_describes_every_route(routes):
         "/projects/{project_id}/runs", "/runs", "/runs/compare", "/runs/leaderboard", "/runs/{run_id}",
         "/runs/{run_id}/changes", "/runs/{run_id}/events", "/runs/{run_id}/flag", "/runs/{run_id}/history",
         "/runs/{run_id}/metrics", "/runs/{run_id}/note", "/runs/{run_id}/restore", "/runs/{run_id}/tags", "/schema",
-        "/schema/openapi.json", "/sql", "/whoami",
+        "/schema/openapi.json", "/sql", "/stream", "/whoami",
     ]  # fmt: skip
     for verb, _, template, operation in routes:
         assert operation["summary"], template

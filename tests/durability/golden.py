@@ -14,7 +14,10 @@ import sys
 import tempfile
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 START = 1_795_251_600.0  # 2026-11-21T09:00:00Z
@@ -24,6 +27,11 @@ TABLES = {
     "tags": "SELECT run_id, key, value FROM tags ORDER BY ALL",
     "artifacts": "SELECT run_id, path, kind, size, sha256, version, trashed FROM artifacts ORDER BY ALL",
     "projects": "SELECT project_id, name FROM projects ORDER BY ALL",
+    "datasets": "SELECT dataset_id, name, version, size, rows, schema, tags, parent_id, trashed FROM datasets ORDER BY ALL",
+    "dataset_uses": "SELECT run_id, dataset_id, name, role FROM dataset_uses ORDER BY ALL",
+    "system_metrics": "SELECT run_id, key, value FROM system_metrics ORDER BY ALL",
+    "console": "SELECT run_id, stream, line FROM console ORDER BY ALL",
+    "changes": 'SELECT event, "at", run_id, kind, field, old, new FROM changes ORDER BY ALL',
     "kinds": "SELECT kind, count(*) FROM events GROUP BY 1 ORDER BY 1",
     "metric_summary": 'SELECT run_id, key, count, "min", "max", "first", "last" FROM metric_summary ORDER BY ALL',
 }
@@ -177,9 +185,34 @@ def _afterwards(store: str, events: Any, journal: Any, crashed: Path) -> None:
         (None, events.ProjectChanged(project="wine", name="Wine and cheese", description="told later")),
         (None, events.ProjectTrashed(project="empty")),
         (None, events.ProjectRestored(project="empty")),
+        *_data_and_tokens(events, hashlib, place),
     ):
         writer.append(event, run=run)
+    changed = writer.append(events.NoteChanged(note="a slip"), run="third")
+    writer.append(events.ChangeUndone(event=f"{writer.name}:{changed}"), run="third")
     writer.seal()
+
+
+def _data_and_tokens(events: Any, hashlib: Any, place: Any) -> Iterator[tuple[str | None, Any]]:
+    """Versions of a dataset and who read them, what a machine did and printed, tokens, and a segment that came from elsewhere."""
+    first, second = (hashlib.sha256(text).hexdigest() for text in (b"a,b\n1,2\n", b"a,b\n1,2\n3,4\n"))
+    column = {"name": "a", "type": "integer", "nullable": False, "nulls": 0, "distinct": 1, "min": 1, "max": 1, "examples": [1]}
+    told = {"dataset": "petals", "name": "Petals", "format": "csv", "schema": {"columns": [column]}, "file": "petals.csv"}
+    yield None, events.DatasetVersionRegistered(**told, sha256=first, size=8, rows=1, project="iris-flowers")
+    yield None, events.DatasetVersionRegistered(**told, sha256=second, size=12, rows=2, parent=first, tags={"gold": None})
+    yield None, events.DatasetVersionChanged(dataset="petals", sha256=second, description="told later", metadata={"by": "hand"})
+    yield None, events.DatasetVersionTrashed(dataset="petals", sha256=first)
+    yield None, events.DatasetVersionRestored(dataset="petals", sha256=first)
+    yield "second", events.DatasetUsed(sha256=first, dataset="petals", name="petals@v1", role="training")
+    yield "second", events.SystemMetricsLogged(values={"cpu": 98.5, "memory": 1 << 30})
+    yield "second", events.ConsoleLinesLogged(stream="stderr", lines=["epoch 1", "✓"], dropped=3)
+    for token, role in (("t1", "writer"), ("t2", "admin")):
+        yield (
+            None,
+            events.TokenCreated(token=token, sha256=hashlib.sha256(token.encode()).hexdigest(), role=role, name=f"{role} 1"),
+        )
+    yield None, events.TokenRevoked(token="t2")
+    yield None, events.SegmentAccepted(segment=place.segments_of_run("second")[0], token="t1", by="writer 1", address="192.0.2.1")
 
 
 def invent() -> None:

@@ -11,8 +11,8 @@ from ailab.cli import main
 
 VERBS = (
     "artifacts", "changes", "compact", "compare", "datasets", "demo", "doctor", "export", "flag", "gc", "merge", "note",
-    "projects", "protect", "redact", "rename", "restore", "runs", "serve", "show", "sql", "sync", "tag", "token", "top", "trash", "undo",
-    "verify",
+    "projects", "protect", "redact", "rename", "restore", "runs", "serve", "show", "sql", "sync", "tag", "token", "top",
+    "trash", "undo", "verify",
 )  # fmt: skip
 CODE = {"sh", "console", "bash"}
 

@@ -10,6 +10,7 @@ import pytest
 import ailab
 from ailab import events, filters, journal, queries
 from ailab.errors import FilterError, NotFoundError
+from ailab.views import compact
 
 RUNS = {
     "svm": {"config": {"model": "svm", "lr": 0.1, "n": 10}, "project": "Iris", "dataset_id": "iris@v1", "tags": {"team": "a"}},
@@ -250,6 +251,40 @@ def test_points_raw_and_downsampled_keep_minimum_and_maximum(store_dir, lab):
     assert {p.key for p in queries.metric_points(found, run.id).rows} == {"y", "z"}
     with pytest.raises(NotFoundError):
         queries.metric_points(found, "nobody")
+
+
+@pytest.mark.parametrize("stepped", [True, False])
+def test_points_after_a_cursor_are_those_that_came_since(store_dir, lab, stepped):
+    """Pages by cursor give every point once, with the steps that the whole answer gives; also from before a compaction."""
+    seen, cursor = [], None
+    with ailab.start_run("curve") as run:
+        found = lab()
+        for part in range(4):
+            for step in range(part * 5, part * 5 + 5):
+                run.log({"y": step / 7, "z": -step}, **({"step": step} if stepped else {}))
+            found.refresh()
+            page = queries.metric_points(found, run.id, keys=["y"], since=cursor, cursor=True)
+            seen += page.rows
+            cursor = page.next
+            assert (len(page.rows), page.total) == (5, 5)
+    assert seen == queries.metric_points(found, run.id, keys=["y"]).rows
+    compact.compact(found.store)
+    fresh = lab()
+    again = queries.metric_points(fresh, run.id, keys=["y"], since=cursor)
+    assert (again.rows, again.next) == ([], cursor)
+
+
+def test_a_cursor_of_points_is_checked(store_dir, lab):
+    """What is no cursor of points is refused, and so is one beside max_points."""
+    with ailab.start_run("curve") as run:
+        run.log({"y": 1.0})
+    found = lab()
+    cursor = queries.metric_points(found, run.id, cursor=True).next
+    for wrong in ("", "x", "!!!", cursor[:-2], filters.cursor_of("other", [{}]), filters.cursor_of("points", [{"s": "x"}])):
+        with pytest.raises(FilterError, match="since"):
+            queries.metric_points(found, run.id, since=wrong)
+    with pytest.raises(FilterError, match="max_points"):
+        queries.metric_points(found, run.id, since=cursor, max_points=5)
 
 
 def test_a_files_bytes_are_those_of_its_newest_version(store_dir, lab):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import artifacts, changes, compare, datasets, health, journal, leaderboard, pages, points, projects, runs, sql
+from . import artifacts, changes, compare, datasets, health, journal, leaderboard, pages, points, projects, runs, sql, stream
 
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
 HANDLERS: list[HTTPRouteHandler] = [
     *health.HANDLERS, *projects.HANDLERS, *datasets.HANDLERS, *runs.HANDLERS, *points.HANDLERS, *leaderboard.HANDLERS,
-    *compare.HANDLERS, *changes.HANDLERS, *artifacts.HANDLERS, *sql.HANDLERS, *journal.HANDLERS, *pages.HANDLERS,
+    *compare.HANDLERS, *changes.HANDLERS, *artifacts.HANDLERS, *sql.HANDLERS, *stream.HANDLERS, *journal.HANDLERS,
+    *pages.HANDLERS,
 ]  # fmt: skip
 """In the order of the OpenAPI document."""

@@ -20,14 +20,22 @@ _ASKS = (
         "200",
         type="integer",
     ),
+    Ask("since", "Only points that came after the answer to the same question whose X-Cursor this was.", "WyJwb2ludHMiLFt7fV1d"),
 )
 
 
 def _points(request: Request[Any, Any, Any]) -> Response[list[MetricPoint]]:
     question = asked(request)
     most = question.count("max_points", default=0, most=POINTS_MAX) or None
-    page = queries.metric_points(lab_of(request), run_of(request), keys=question.every("key") or None, max_points=most)
-    return Response(page.rows, headers={"X-Total-Count": str(page.total)})
+    page = queries.metric_points(
+        lab_of(request),
+        run_of(request),
+        keys=question.every("key") or None,
+        max_points=most,
+        since=question.one("since"),
+        cursor=True,
+    )
+    return Response(page.rows, headers={"X-Total-Count": str(page.total), "X-Cursor": page.next or ""})
 
 
 def _route(name: str, summary: str) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""/stream: the runs that change, as server-sent events; a reader who was away goes on where they were.
+
+It stays open for who accepts text/event-stream, as browsers say it; all others get what there is, and the end.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from litestar import Request, get
+from litestar.response import ServerSentEvent, ServerSentEventMessage
+
+from .. import examples
+from ..catalogue import catalogue_of
+from ..contract import Ask, actor, asked, route
+from ..errors import TooManyError
+from ..following import FOLLOWERS_MAX, LONGEST_S, POLL_S, Event, follow
+
+_ASKS = (
+    Ask(
+        "cursor", "Go on behind the event with this id; the header Last-Event-ID says the same, and counts first.", "5f1c0a9e:42"
+    ),
+    Ask("seconds", f"End after so long, at the latest {LONGEST_S:.0f}.", "1", type="integer"),
+)
+
+
+def _message(event: Event) -> ServerSentEventMessage:
+    if event.data is None:
+        return ServerSentEventMessage(data=None, comment="nothing new")
+    return ServerSentEventMessage(data=msgspec.json.encode(event.data), event=event.kind, id=event.cursor)
+
+
+@get(
+    "/stream",
+    **route(
+        "stream", "What changes, from now on or behind a cursor: events `start`, `runs` and `reset`.", tag="stream", asks=_ASKS,
+        example=examples.STREAM, media="text/event-stream", confined=True, fails=(400, 429), waits=True,
+    ),
+)  # fmt: skip
+async def get_stream(request: Request[Any, Any, Any]) -> ServerSentEvent:
+    """Answer with the stream."""
+    question, news = asked(request), catalogue_of(request).news
+    stays = "text/event-stream" in request.headers.get("accept", "")
+    seconds = question.count("seconds", default=int(LONGEST_S) if stays else 0, most=int(LONGEST_S))
+    if news.followers >= FOLLOWERS_MAX:
+        raise TooManyError("streams at once", POLL_S)
+    cursor = request.headers.get("last-event-id") or question.one("cursor")
+
+    async def messages() -> AsyncIterator[ServerSentEventMessage]:
+        async for event in follow(news, cursor, project=actor(request).project, seconds=seconds):
+            yield _message(event)
+
+    return ServerSentEvent(messages(), headers={"Cache-Control": "no-store"})
+
+
+HANDLERS = [get_stream]

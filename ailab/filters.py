@@ -7,6 +7,7 @@ catalogue is compared there; any other one is looked up in the run's row, slower
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 from datetime import datetime, time, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import msgspec
 
 from .errors import FilterError
 from .views.rows import project_of
-from .where import Operand, compile_where
+from .where import Operand, Value, compile_where, half_character
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -135,12 +136,13 @@ def _moment(name: str, text: str, *, whole_day: bool) -> datetime:
         raise FilterError(f"{name}: {text[:60]!r} is no time", where=name, hint=hint) from None
 
 
+_DURATION = "greatest(0, epoch(coalesce(ended_at, last_at) - started_at))"
 _SORTABLE = {
     "started_at": ("started_at", "TIMESTAMP"), "timestamp": ("started_at", "TIMESTAMP"), "ended_at": ("ended_at", "TIMESTAMP"),
     "name": ("name", "VARCHAR"), "status": ("status", "VARCHAR"), "project": ("project", "VARCHAR"),
     "run_id": ("run_id", "VARCHAR"), "dataset_id": ("dataset_id", "VARCHAR"), "user": ('"user"', "VARCHAR"),
     "host": ("host", "VARCHAR"), "seed": ("seed", "HUGEINT"), "note": ("note", "VARCHAR"), "git_hash": ("git_hash", "VARCHAR"),
-    "duration_s": ("epoch(coalesce(ended_at, last_at) - started_at)", "DOUBLE"),
+    "duration_s": (_DURATION, "DOUBLE"),
 }  # fmt: skip
 """SQL and type of the columns that runs are sorted by."""
 
@@ -186,13 +188,14 @@ _NEWEST = (Key("started_at", "TIMESTAMP", falling=True), Key("run_id", "VARCHAR"
 def order_of(lab: Lab, sort: str) -> list[Key]:
     """The keys of an order, so that no two runs are equal in all; NaN and absent values come last whichever way it goes."""
     column, falling = sort.removeprefix("-"), sort.startswith("-")
+    _check_unicode("sort", sort)
     table, _, key = column.partition(".")
     if table == "metrics" and key:
         value, bound = metric_of(lab, key)
         return [Key(f"nullif({value}, 'NaN'::DOUBLE)", "DOUBLE", falling=falling, bound=bound), *_NEWEST]
     if table == "params" and key:
         text, bound = _param(lab, key)
-        number = Key(f"TRY_CAST({text} AS DOUBLE)", "DOUBLE", falling=falling, bound=bound)
+        number = Key(f"nullif(TRY_CAST({text} AS DOUBLE), 'NaN'::DOUBLE)", "DOUBLE", falling=falling, bound=bound)
         return [number, Key(text, "VARCHAR", falling=falling, bound=bound), *_NEWEST]
     if column not in _SORTABLE:
         raise FilterError(
@@ -206,8 +209,40 @@ def order_of(lab: Lab, sort: str) -> list[Key]:
 
 def cursor_of(sort: str, values: list[Any]) -> str:
     """A cursor behind a run whose keys have these values: opaque to clients, and good as long as the order is the same."""
-    plain = [value.isoformat() if isinstance(value, datetime) else value for value in values]
+    plain = [_plain(value) for value in values]
     return base64.urlsafe_b64encode(msgspec.json.encode([sort, plain])).decode().rstrip("=")
+
+
+def _plain(value: Any) -> Any:
+    """A key's value as JSON has it; infinities as DuckDB reads them, since JSON has none."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _fits(key: Key, value: Any) -> bool:
+    """Whether a value of a cursor may be one of a key; run and start are there for every run."""
+    if value is None:
+        return key.term not in {"run_id", "started_at"}
+    if key.kind == "DOUBLE":
+        return (isinstance(value, int | float) and not isinstance(value, bool)) or value in {"inf", "-inf"}
+    if key.kind == "HUGEINT":
+        return isinstance(value, int) and abs(value) < 1 << 127
+    if key.kind == "TIMESTAMP":
+        return isinstance(value, str) and _is_time(value)
+    return isinstance(value, str) and half_character(value) is None
+
+
+def _check_unicode(name: str, *texts: str) -> None:
+    if any(half_character(text) is not None for text in texts):
+        raise FilterError(f"{name}: half a character of Unicode", where=name, hint="text that UTF-8 can write")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is None
+    except ValueError:
+        return False
 
 
 def seen_of(cursor: str) -> dict[str, int]:
@@ -241,6 +276,8 @@ def behind(keys: list[Key], sort: str, cursor: str) -> tuple[str, list[Any]]:
         ) from None
     if of != sort or len(values) != len(keys):
         raise FilterError("cursor: it belongs to another sort", where="cursor", hint=f"it was made with sort={of[:60]}")
+    if not all(_fits(key, value) for key, value in zip(keys, values, strict=True)):
+        raise FilterError("cursor: it is none of ours", where="cursor", hint="take it from the Link header of the page before")
     found, bound = "false", list[Any]()
     for key, value in reversed(list(zip(keys, values, strict=True))):
         given = f"CAST(? AS {key.kind})"
@@ -272,6 +309,9 @@ def conditions(lab: Lab, f: RunFilter) -> tuple[str, list[Any]]:
     """(WHERE text, bound values) of a filter."""
     if f.status is not None and f.status not in STATUSES:
         raise FilterError(f"status: no status {f.status[:40]!r}", where="status", hint=f"allowed: {', '.join(STATUSES)}")
+    _check_unicode("params", *itertools.chain(*f.params.items()))
+    for name, value in msgspec.structs.asdict(f).items():
+        _check_unicode(name, *([value] if isinstance(value, str) else []))
     parts: list[tuple[str, list[Any]]] = [("trashed" if f.trashed else "NOT trashed", [])]
     for name, condition in _CONDITIONS.items():
         value = getattr(f, name)
@@ -281,7 +321,7 @@ def conditions(lab: Lab, f: RunFilter) -> tuple[str, list[Any]]:
             parts.append((condition, [value]))
     if f.dataset_id is not None:
         parts.append(_dataset_condition(lab, f.dataset_id))
-    if f.where is not None:
+    if f.where is not None and f.where.strip():
         parts.append(compile_where(f.where, lambda table, key: _operand(lab, table, key), lab.is_pattern))
     parts += _metric_conditions(lab, f) + _tag_conditions(f) + _param_conditions(lab, f)
     return " AND ".join(f"({part})" for part, _ in parts), [value for _, values in parts for value in values]
@@ -326,16 +366,24 @@ def _dataset_condition(lab: Lab, text: str) -> tuple[str, list[Any]]:
 
 
 _COLUMNS = {
-    "run_id": "run_id", "name": "name", "run_name": "name", "status": "status", "project": "project", "project_id": "project_id",
+    "run_id": "run_id", "name": "name", "run_name": "name", "run name": "name", "Run name": "name", "Run Name": "name",
+    "status": "status", "project": "project", "project_id": "project_id",
     "user": '"user"', "user_id": '"user"', "host": "host", "group": '"group"', "parent_run_id": "parent_run_id",
     "dataset_id": "dataset_id", "git_hash": "git_hash", "note": "note", "description": "description", "command": "command",
     "error": "error",
 }  # fmt: skip
-_NUMBERS = {"seed": "seed", "duration_s": "epoch(coalesce(ended_at, last_at) - started_at)", "points_dropped": "dropped"}
+_NUMBERS = {"seed": "seed", "duration_s": _DURATION, "points_dropped": "dropped"}
 _TIMES = {"started_at": "started_at", "start_time": "started_at", "created": "started_at", "timestamp": "started_at",
           "ended_at": "ended_at", "end_time": "ended_at"}  # fmt: skip
 _SWITCHES = {"protected": "protected", "has_artifacts": "has_artifacts"}
+_READ = "coalesce(json_extract_string(datasets, '$[*].{}'), [])"
+_OF_DATASETS = {
+    "name": f"list_filter(list_append({_READ.format('name')}, dataset_id), lambda name: name IS NOT NULL)",
+    "digest": _READ.format("sha256"), "context": _READ.format("role"),
+}  # fmt: skip
+"""SQL of a list of what is told of the datasets that a run read; MLflow's context of a dataset is our role."""
 _STATUS_OF_OTHERS = {"finished": "completed", "scheduled": "pending"}
+_STATUS_FOR_OTHERS = "CASE status WHEN 'completed' THEN 'FINISHED' WHEN 'pending' THEN 'SCHEDULED' ELSE upper(status) END"
 
 
 def _operand(lab: Lab, table: str, key: str | None) -> Operand | None:
@@ -347,13 +395,14 @@ def _operand(lab: Lab, table: str, key: str | None) -> Operand | None:
         return Operand(text=number, number=number, there=(f"{value} IS NOT NULL", bound))
     if table in {"params", "param", "parameters", "parameter"} and key is not None:
         text, bound = _param(lab, key)
-        return Operand((text, bound), (f"TRY_CAST({text} AS DOUBLE)", bound), _there("$.params", key))
+        return Operand((text, bound), (f"nullif(TRY_CAST({text} AS DOUBLE), 'NaN'::DOUBLE)", bound), _there("$.params", key))
     if table in {"tags", "tag"} and key is not None:
         return Operand(("(detail::JSON -> '$.tags' ->> ?)", [pointer(key)]), None, _there("$.tags", key))
     if table in {"attributes", "attribute", "attr", "run"} and key is not None:
         table, key = key.lower(), None
     if table in {"dataset", "datasets"} and key is not None:
-        return {"name": _column("dataset_id"), "digest": _column("datasets")}.get(key.lower())
+        among = _OF_DATASETS.get(key.lower())
+        return None if among is None else Operand(("one", []), None, (f"len({among}) > 0", []), among=among)
     return None if key is not None else _column_operand(table)
 
 
@@ -367,7 +416,8 @@ def _column(term: str, convert: Any = None) -> Operand:
 
 def _column_operand(name: str) -> Operand | None:
     if name == "status":
-        return _column("status", lambda value: _STATUS_OF_OTHERS.get(str(value).lower(), str(value).lower()))
+        plain = _column("status", lambda value: _STATUS_OF_OTHERS.get(value.text.lower(), value.text.lower()))
+        return plain._replace(alias=_STATUS_FOR_OTHERS)
     if name in _COLUMNS:
         return _column(_COLUMNS[name])
     if name in _NUMBERS:
@@ -376,18 +426,18 @@ def _column_operand(name: str) -> Operand | None:
     if name in _TIMES:
         return _column(_TIMES[name], lambda value: _time(name, value))
     if name in _SWITCHES:
-        return _column(f"CAST({_SWITCHES[name]} AS VARCHAR)")
+        return _column(_SWITCHES[name], lambda value: parse_switch(name, value.text))
     return None
 
 
-def _time(name: str, value: Any) -> datetime:
+def _time(name: str, value: Value) -> datetime:
     """A time as written: RFC 3339, a date, or milliseconds since 1970, as MLflow has them."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if value.number is not None:
         try:
-            return datetime(1970, 1, 1) + timedelta(milliseconds=value)  # noqa: DTZ001  (UTC, as the columns are)
+            return datetime(1970, 1, 1) + timedelta(milliseconds=value.number)  # noqa: DTZ001  (UTC, as the columns are)
         except OverflowError:
-            raise FilterError(f"{name}: {value} is no time", where="where", hint="milliseconds since 1970") from None
-    return _moment("where", str(value), whole_day=False)
+            raise FilterError(f"{name}: {value.text} is no time", where="where", hint="milliseconds since 1970") from None
+    return _moment("where", value.text, whole_day=False)
 
 
 def _metric_conditions(lab: Lab, f: RunFilter) -> list[tuple[str, list[Any]]]:

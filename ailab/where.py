@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LENGTH_MAX = 20_000
+DIGITS_MAX = 38
+"""Digits of a whole number that DuckDB takes; one with more compares as a double."""
 TESTS_MAX = 500
 DEPTH_MAX = 50
 Sql = tuple[str, list[Any]]
@@ -53,16 +55,37 @@ class Token(NamedTuple):
     at: int
 
 
+class Value(NamedTuple):
+    """A value: its text as written, without quotes; its number where it was written as one; and at which character."""
+
+    text: str
+    number: int | float | None
+    at: int
+
+
 class Operand(NamedTuple):
     """What a name means: SQL of its value as text, of its value as a number where it has one, and of whether it is there.
 
-    `convert` makes a bound value of one that was written; None where only texts and numbers compare as they are.
+    `convert` makes a bound value of one that was written; None where only texts and numbers compare as they are. `alias` is SQL
+    of another name for the value, which patterns may fit as well. `among` is SQL of a list: any `one` of it may fit, as `text`
+    says.
     """
 
     text: Sql
     number: Sql | None
     there: Sql
-    convert: Callable[[Any], Any] | None = None
+    convert: Callable[[Value], Any] | None = None
+    alias: str | None = None
+    among: str | None = None
+
+
+def half_character(text: str) -> int | None:
+    """Where a text has half a character of Unicode, which nothing can store; None where it has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        return problem.start
+    return None
 
 
 def compile_where(text: str, resolve: Callable[[str, str | None], Operand | None], is_pattern: Callable[[str], bool]) -> Sql:
@@ -78,6 +101,8 @@ def compile_where(text: str, resolve: Callable[[str, str | None], Operand | None
     """
     if len(text) > LENGTH_MAX:
         raise FilterError(f"a condition of {len(text)} characters", where="where", hint=f"at most {LENGTH_MAX}")
+    if (half := half_character(text)) is not None:
+        raise FilterError(f"half a character of Unicode at character {half + 1}", where="where", hint="text that UTF-8 can write")
     parser = _Parser(text, resolve, is_pattern)
     found = parser.condition(0)
     parser.end()
@@ -128,17 +153,25 @@ class _Parser:
         if token is None or (token.kind == "word" and token.text.lower() in _WORDS):
             raise self._error("a name is wanted", back=token is not None)
         table, key = _unquoted(token), None
-        while self._sign("."):
-            more = self._take("word", "quoted", "number")
-            if more is None:
-                raise self._error("a name is wanted behind the dot")
-            key = _unquoted(more) if key is None else f"{key}.{_unquoted(more)}"
+        while (part := self._part()) is not None:
+            key = part if key is None else f"{key}.{part}"
         found = self._resolve(table, key)
         if found is None:
             said = table if key is None else f"{table}.{key}"
             hint = "a column such as status, or metrics.NAME, params.NAME, tags.NAME"
             raise FilterError(f"no name {said[:60]!r}, at character {token.at}", where="where", hint=hint)
         return found, table if key is None else f"{table}.{key}"
+
+    def _part(self) -> str | None:
+        """The part of a name behind a dot, if one follows; `.5` is a number to whoever reads tokens, and such a part here."""
+        if self._next().startswith(".") and (digits := self._take("number")):
+            return digits.text[1:]
+        if not self._sign("."):
+            return None
+        more = self._take("word", "quoted", "number")
+        if more is None:
+            raise self._error("a name is wanted behind the dot")
+        return _unquoted(more)
 
     def _test(self, operand: Operand, name: str) -> Sql:
         if self._word("is"):
@@ -152,25 +185,37 @@ class _Parser:
             found = self._in(operand, name)
         elif (word := self._word("like")) or self._word("ilike"):
             text, bound = operand.text
-            found = f"CAST({text} AS VARCHAR) {'LIKE' if word else 'ILIKE'} ?", [*bound, str(self._value())]
+            pattern = self._value().text
+            way = "LIKE" if word else "ILIKE"
+            found = f"CAST({text} AS VARCHAR) {way} ?", [*bound, pattern]
+            if operand.alias:
+                found = f"{found[0]} OR {operand.alias} {way} ?", [*found[1], pattern]
         elif negated:
             raise self._error("in or like is wanted behind not")
         else:
-            return self._compared(operand, name)
+            found = self._compared(operand, name)
+        if operand.among is not None:
+            found = f"len(list_filter({operand.among}, lambda one: {found[0]})) > 0", found[1]
         return (f"NOT ({found[0]})", found[1]) if negated else found
 
     def _in(self, operand: Operand, name: str) -> Sql:
         self._need("(")
-        parts = [self._equal(operand, name, "=", self._value())]
+        sides = [self._sides(operand, name, self._value())]
         while self._sign(","):
-            parts.append(self._equal(operand, name, "=", self._value()))
+            if self._next() == ")":
+                break
+            sides.append(self._sides(operand, name, self._value()))
         self._need(")")
-        return " OR ".join(f"({one})" for one, _ in parts), [value for _, some in parts for value in some]
+        by_term: dict[str, tuple[list[Any], list[Any]]] = {}
+        for (term, bound), value in sides:
+            by_term.setdefault(term, (bound, []))[1].append(value)
+        tests = [f"({term} IN ({', '.join('?' * len(values))}))" for term, (_, values) in by_term.items()]
+        return " OR ".join(tests), [value for bound, values in by_term.values() for value in (*bound, *values)]
 
     def _compared(self, operand: Operand, name: str) -> Sql:
         token = self._take("sign")
         if token is not None and token.text in {"~", "!~"}:
-            pattern = str(self._value())
+            pattern = self._value().text
             if not self._is_pattern(pattern):
                 raise self._error(f"the regular expression {pattern[:40]!r} does not parse", back=True)
             text, bound = operand.text
@@ -178,35 +223,35 @@ class _Parser:
             return (found if token.text == "~" else f"NOT {found}"), [*bound, pattern]
         if token is None or token.text not in _SIGNS:
             raise self._error("an operator is wanted", back=token is not None)
-        return self._equal(operand, name, _SIGNS[token.text], self._value())
+        (term, bound), value = self._sides(operand, name, self._value())
+        return f"{term} {_SIGNS[token.text]} ?", [*bound, value]
 
-    def _equal(self, operand: Operand, name: str, sign: str, value: Any) -> Sql:
+    def _sides(self, operand: Operand, name: str, value: Value) -> tuple[Sql, Any]:
+        """What is compared with what: a number with a number where both may be, else a text with a text."""
         if operand.convert is not None:
-            value = operand.convert(value)
-        if isinstance(value, bool):
-            value = "true" if value else "false"
-        if isinstance(value, int | float) and operand.number is not None:
-            sql, bound = operand.number
-        elif isinstance(value, str) or operand.convert is not None:
-            sql, bound = operand.text
-            if operand.number is not None and operand.text == operand.number:
-                raise FilterError(f"{name} compares with a number, not {value[:40]!r}", where="where", hint=f"{name} {sign} 0.9")
-        else:
-            sql, bound = operand.text
-            value = str(value)
-        return f"{sql} {sign} ?", [*bound, value]
+            try:
+                return operand.text, operand.convert(value)
+            except FilterError as problem:
+                raise FilterError(f"{problem.message}, at character {value.at}", where="where", hint=problem.hint) from None
+        if value.number is not None and operand.number is not None:
+            return operand.number, value.number
+        if operand.number is not None and operand.text == operand.number:
+            said = f"{name} compares with a number, not {value.text[:40]!r}, at character {value.at}"
+            raise FilterError(said, where="where", hint=f"{name} > 0.9")
+        return operand.text, value.text
 
-    def _value(self) -> Any:
+    def _value(self) -> Value:
         token = self._take("number", "text", "quoted", "word")
-        if token is None:
-            raise self._error("a value is wanted")
+        if token is None or token.text[0] == "`":
+            raise self._error("a value is wanted", back=token is not None)
         if token.kind == "number":
-            return float(token.text) if any(c in token.text for c in ".eE") else int(token.text)
+            whole = not any(c in token.text for c in ".eE") and len(token.text) <= DIGITS_MAX
+            return Value(token.text, int(token.text) if whole else float(token.text), token.at)
         if token.kind == "word":
             if token.text.lower() in {"true", "false"}:
-                return token.text.lower() == "true"
+                return Value(token.text.lower(), None, token.at)
             raise self._error(f"the text {token.text[:40]!r} stands in quotes", back=True)
-        return _unquoted(token)
+        return Value(_unquoted(token), None, token.at)
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
@@ -215,6 +260,10 @@ class _Parser:
             self._at += 1
             return self._tokens[self._at - 1]
         return None
+
+    def _next(self) -> str:
+        """The next token as it stands; empty at the end."""
+        return self._tokens[self._at].text if self._at < len(self._tokens) else ""
 
     def _word(self, word: str) -> bool:
         token = self._take("word")

@@ -39,7 +39,7 @@ from .recorder import (
 from .runs import Run
 
 if TYPE_CHECKING:
-    from .reading import compare_runs, get_run, leaderboard, list_runs, note, flag  # noqa: I001
+    from .reading import compare_runs, get_run, leaderboard, list_runs, note, flag, use_dataset  # noqa: I001
     from .views import connect, history, search_runs
 
 _LATER = {
@@ -52,13 +52,14 @@ _LATER = {
     "list_runs": "reading",
     "note": "reading",
     "search_runs": "views",
+    "use_dataset": "reading",
 }
 
 __all__ = [  # noqa: RUF022  (sorted without regard to case)
     "active_run", "AilabError", "compare_runs", "configure", "connect", "define_metric", "end_run", "finish", "flag", "get_run",
     "history", "init", "leaderboard", "list_runs", "log", "log_artifact", "log_artifacts", "log_dict", "log_figure", "log_image",
     "log_metric", "log_metrics", "log_param", "log_params", "log_run", "log_table", "log_text", "note", "Run", "run",
-    "search_runs", "set_tag", "set_tags", "start_run",
+    "search_runs", "set_tag", "set_tags", "start_run", "use_dataset",
 ]  # fmt: skip
 
 

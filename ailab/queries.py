@@ -613,13 +613,14 @@ def list_changes(
     if run_id is not None:
         _check_there(lab, run_id)
     where = f"($1 IS NULL OR run_id = $1) AND ($2 IS NULL OR {_OF_PROJECT}) AND ($4 IS NULL OR event = $4)"
-    rows = _changes(lab, f'WHERE {where} ORDER BY "at" DESC, event DESC LIMIT $3', [run_id, project_id, limit, event])
+    order = '"at" DESC, length(event) DESC, event DESC, field'  # of one moment the greatest number first
+    rows = _changes(lab, f"WHERE {where} ORDER BY {order} LIMIT $3", [run_id, project_id, limit, event])
     return Page(rows=[row for row, _ in rows], total=rows[0][1] if rows else 0)
 
 
 def changes_of_event(lab: Lab, event: str) -> list[Change]:
     """What one event changed."""
-    return [row for row, _ in _changes(lab, "WHERE event = $1", [event])]
+    return [row for row, _ in _changes(lab, "WHERE event = $1 ORDER BY field", [event])]
 
 
 _OF_PROJECT = """(

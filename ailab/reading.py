@@ -6,16 +6,17 @@ keeps of the last store.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
-from . import queries
+from . import inventory, queries
 from .actions import Actions
+from .errors import NotFoundError
 from .filters import RunFilter
 from .recorder import active_run
 from .views import Table, borrow, history
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
     from .runs import Run
@@ -76,6 +77,38 @@ def compare_runs(run_ids: Sequence[str], *, dir: str | os.PathLike[str] | None =
         dir, lambda lab: queries.compare_runs(lab, [queries.resolve_run(lab, r) for r in run_ids])
     )
     return found
+
+
+class UsedDataset(inventory.DatasetDetail, kw_only=True):
+    """A version of a dataset, and the file that holds its bytes, which is not to be written to; readers take it as a path."""
+
+    path: str
+
+    def __fspath__(self) -> str:
+        return self.path
+
+
+def use_dataset(text: str, *, role: str = "training", dir: str | os.PathLike[str] | None = None) -> UsedDataset:  # noqa: A002
+    """Find a registered version of a dataset; where a run is open, note that it read exactly this content.
+
+    Args:
+        text: `iris@v2`, `iris` (its newest version), `iris@sha256:HEX`, or a SHA-256.
+        role: what for: training, validation, test, or any word.
+        dir: the store; by default that of the current run, or as for `start_run`.
+
+    Raises:
+        NotFoundError: there is no such version, or its bytes are not in this store.
+    """
+    current: Run | None = active_run()
+    store = current.store if current is not None else None
+    with borrow(store.path if dir is None and store is not None else dir) as lab:
+        detail = inventory.get_dataset(lab, inventory.find_dataset(lab, text))
+        path = lab.store.blob_path(detail.sha256)
+    if not os.path.isfile(path):
+        raise NotFoundError("dataset", text, hint="its bytes are not in this store; ailab sync, or ailab datasets add FILE")
+    if current is not None:
+        current.use_content(detail.sha256, dataset=detail.dataset_id.partition("@")[0], name=text, role=role)
+    return UsedDataset(**{name: getattr(detail, name) for name in inventory.DatasetDetail.__struct_fields__}, path=path)
 
 
 def note(text: str, run_id: str | None = None, *, dir: str | os.PathLike[str] | None = None) -> None:  # noqa: A002

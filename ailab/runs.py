@@ -13,7 +13,7 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import background, events, values
+from . import background, blobs, events, values
 from .errors import AilabError, RejectedError, is_from_signal_handler
 from .journal import Writer
 
@@ -198,6 +198,20 @@ class Run:
         """Set the run's note; every version is kept."""
         with Edge(self):
             self._write(events.NoteChanged(note=str(text)))
+
+    def use_content(self, sha256: str, *, name: str = "", dataset: str | None = None, role: str = "training") -> None:
+        """Note that the run read a content; `ailab.use_dataset` does so with one that it finds by a name.
+
+        Args:
+            sha256: of its bytes, 64 hexadecimal digits.
+            name: what it goes by.
+            dataset: the id of a dataset that it is a version of.
+            role: what for: training, validation, test, or any word.
+        """
+        with Edge(self):
+            if not blobs.is_digest(sha256):
+                raise RejectedError(f"{sha256[:100]!r} is no SHA-256", key="sha256", hint="64 hexadecimal digits, in lower case")
+            self._write(events.DatasetUsed(sha256=sha256, dataset=dataset, name=name, role=role))
 
     # -- files -------------------------------------------------------------------------------------------------------
 

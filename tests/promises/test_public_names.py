@@ -14,12 +14,12 @@ PROMISED = frozenset((
     "AilabError", "Run", "active_run", "compare_runs", "configure", "connect", "define_metric", "end_run", "finish", "flag",
     "get_run", "history", "init", "leaderboard", "list_runs", "log", "log_artifact", "log_artifacts", "log_dict", "log_figure",
     "log_image", "log_metric", "log_metrics", "log_param", "log_params", "log_run", "log_table", "log_text", "note", "run",
-    "search_runs", "set_tag", "set_tags", "start_run",
+    "search_runs", "set_tag", "set_tags", "start_run", "use_dataset",
 ))  # fmt: skip
 PROMISED_OF_RUN = frozenset((
     "config", "define_metric", "finish", "history", "id", "log", "log_artifact", "log_artifacts", "log_dict", "log_figure",
     "log_image", "log_metric", "log_metrics", "log_param", "log_params", "log_table", "log_text", "mode", "name", "note",
-    "project", "seed", "set_tag", "set_tags", "status", "store", "summary", "url",
+    "project", "seed", "set_tag", "set_tags", "status", "store", "summary", "url", "use_content",
 ))  # fmt: skip
 
 

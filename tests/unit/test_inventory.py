@@ -438,3 +438,49 @@ def test_who_did_it_stands_at_every_change(actions):
     assert [(c.by, c.via, c.new) for c in queries.list_changes(actions.lab).rows][:3] == [
         (None, "http", "three"), ("bob", "http", "two"), ("ada", "http", "one"),
     ]  # fmt: skip
+
+
+def test_a_run_notes_the_content_that_it_read(actions, place):
+    """`use_dataset` gives the bytes of a version, and ties the run to exactly these, by whatever name it was asked."""
+    first, _ = add(actions, b"a,b\n1,2\n", name="petals")
+    add(actions, b"a,b\n1,2\n3,4\n", name="petals")
+    with ailab.start_run(id="reader"):
+        used = ailab.use_dataset("petals@v1")
+        newest = ailab.use_dataset("petals", role="validation")
+        with open(used) as file:
+            assert file.read() == "a,b\n1,2\n"
+    assert ailab.use_dataset("petals@v2").sha256 == newest.sha256  # no run is open: nothing is noted
+    assert (used.dataset_id, used.version, newest.version) == (first.dataset_id, 1, 2)
+    for _ in range(2):
+        found = ailab.get_run("reader").datasets
+        assert [(use.dataset_id, use.name, use.version, use.role) for use in found] == [
+            (used.dataset_id, "petals@v1", 1, "training"), (newest.dataset_id, "petals", 2, "validation"),
+        ]  # fmt: skip
+        assert [run.run_id for run in ailab.list_runs(dataset_id=used.dataset_id)] == ["reader"]
+        actions.close()
+        compact.compact(place, grace_s=0.0, orphan_s=0.0)
+
+
+def test_a_dataset_that_is_not_there_is_said_and_nothing_noted(actions, place):
+    """A wrong name, and a version whose bytes are in another store."""
+    only, _ = add(actions, b"a,b\n1,2\n", name="petals")
+    with ailab.start_run(id="reader"):
+        for name in ("petals@v7", "roses", "f" * 64):
+            with pytest.raises(NotFoundError):
+                ailab.use_dataset(name)
+        os.unlink(place.blob_path(only.sha256))
+        with pytest.raises(NotFoundError, match="bytes"):
+            ailab.use_dataset("petals")
+    assert ailab.get_run("reader").datasets == []
+
+
+def test_a_content_without_a_name_is_noted_by_its_hash(store_dir):
+    """What is no SHA-256 is refused."""
+    digest = hashlib.sha256(b"x").hexdigest()
+    with ailab.start_run(id="reader", strict=True) as run:
+        run.use_content(digest, name="x.bin", role="test")
+        with pytest.raises(RejectedError, match="SHA-256"):
+            run.use_content("abc")
+    assert [(use.sha256, use.name, use.version, use.role) for use in ailab.get_run("reader").datasets] == [
+        (digest, "x.bin", None, "test")
+    ]

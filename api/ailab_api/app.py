@@ -8,6 +8,7 @@ lies in the store, and all else is made anew at the next start.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import os
@@ -46,6 +47,8 @@ PORTS_TRIED = 100
 TOKEN_LEAST = 20
 """Characters of a token in a file: fewer may be guessed."""
 _ADMIN = "AILAB_ADMIN_TOKEN_SHA256"
+REST_S = 5.0
+"""Seconds between two looks for received segments that fell silent."""
 GRACE_S = 5
 """Seconds that answers under way have at shutdown."""
 _DESCRIPTION = (
@@ -112,9 +115,11 @@ def create_app(dir: str | os.PathLike[str] | None = None, *, admin_token: str | 
         app.guard.rules = Rules.load(setting)
         app.state.catalogue = Catalogue(setting)
         app.guard.tokens = Tokens(app.state.catalogue.lab, admin_token)
+        resting = asyncio.create_task(_rest(app.state.catalogue))
         try:
             yield
         finally:
+            resting.cancel()
             app.state.catalogue.close()
 
     return Server(
@@ -133,6 +138,13 @@ def create_app(dir: str | os.PathLike[str] | None = None, *, admin_token: str | 
         debug=False,
         pdb_on_exception=False,
     )
+
+
+async def _rest(catalogue: Catalogue) -> None:
+    """Let go of received segments that fell silent, now and then: whoever wrote them is taken as gone until more comes."""
+    while True:
+        await asyncio.sleep(REST_S)
+        await asyncio.to_thread(catalogue.receiver.rest)
 
 
 def serve(

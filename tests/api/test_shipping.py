@@ -363,3 +363,44 @@ def test_what_came_is_whole_to_verify(far, lab):
     opened = views.open_lab(place.path)
     assert queries.get_run(opened, "far-1").status == "completed"
     opened.close()
+
+
+def test_a_segment_that_fell_silent_is_let_go(start, tmp_path):
+    """While bytes come its run is running; then it is crashed, its file free for whoever closes it; then running again."""
+    source = """
+import os, signal, sys, threading
+from ailab import receiving, segments
+import ailab_api.app
+threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+receiving.SILENCE_SECONDS = segments.SILENCE_SECONDS = 1.0
+ailab_api.app.REST_S = 0.1
+ailab_api.app.serve(port=0, dir=sys.argv[1], announce=lambda url: print(url, flush=True))
+"""
+    live = start(dir=tmp_path / "lab", source=source)
+    name, header, crc = forged("quiet")
+    first, crc = line(1, "run.started", {"name": "quiet"}, crc, run="quiet")
+
+    began = time.monotonic()
+
+    def holds():
+        """Whether the server has the segment open, which keeps others from closing it."""
+        folder = f"/proc/{live.process.pid}/fd"
+        return any(name in os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder) if os.path.lexists(f"{folder}/{fd}"))
+
+    def becomes(status):
+        until = time.monotonic() + 10
+        while (found := live.get("/runs/quiet").json()["status"]) != status:
+            assert time.monotonic() < until, f"{found}, not {status}"
+            time.sleep(0.05)
+
+    assert put(live, name, 0, header + first).status == 200
+    becomes("running")
+    assert holds()
+    becomes("crashed")
+    while holds():
+        assert time.monotonic() < began + 15
+        time.sleep(0.05)
+    assert (
+        put(live, name, len(header + first), line(2, "metrics.logged", {"values": {"x": 1}}, crc, run="quiet")[0]).status == 200
+    )
+    becomes("running")

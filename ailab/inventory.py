@@ -314,6 +314,20 @@ def get_dataset(lab: Lab, text: str) -> DatasetDetail:
     )  # fmt: skip
 
 
+def dataset_contents(lab: Lab, dataset_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any], list[Column]]]:
+    """What a list of versions leaves out: the metadata and the columns of each that is there, by its id."""
+    rows = lab.rows(
+        "SELECT dataset_id, metadata, schema FROM base.dataset_table WHERE dataset_id IN (SELECT unnest(?::VARCHAR[]))",
+        [list(dataset_ids)],
+    )
+    return {
+        row[0]: (
+            msgspec.json.decode(row[1] or "{}"), msgspec.convert(msgspec.json.decode(row[2]).get("columns", []), list[Column])
+        )
+        for row in rows
+    }  # fmt: skip
+
+
 def check_fits(wanted: DatasetDetail, contents: datasets.Contents) -> None:
     """Make sure that code that reads a version can read other contents: no column is gone, of another type, or newly has nulls.
 

@@ -142,6 +142,15 @@ def test_a_token_of_one_project_reaches_nothing_else(afar, sends):
     assert afar("iris writer", "POST", "/runs", json, b'{"run_id": "mine"}').json()["project_id"] == "iris"
     assert afar("iris writer", "POST", "/compare", json, b'{"run_ids": ["run-a", "run-c"]}').status == 404
     assert afar("iris writer", "GET", "/runs/compare?ids=run-a&ids=run-c").status == 404
+    record = b'{"run_id": "run-c", "name": "x", "size": 1, "checksum": "%s"}' % (b"0" * 64)
+    assert afar("iris writer", "POST", "/api/modellab/artifacts", json, record).status == 404
+    assert afar("iris writer", "POST", "/api/modellab/runs", json, b'{"name": "x", "projectId": "wine"}').status == 404
+    assert afar("iris writer", "PUT", "/api/modellab/runs/run-a", json, b'{"projectId": "wine"}').status == 404
+    assert afar("iris writer", "PUT", "/api/modellab/datasets/flowers", json, b'{"projectId": "wine"}').status == 404
+    assert afar("iris reader", "GET", "/api/modellab/datasets?projectId=wine").status == 404
+    found = afar("iris reader", "GET", "/api/modellab/runs").json()["runs"]
+    assert {"run-a", "run-b"} <= {run["id"] for run in found}
+    assert {run["project_id"] for run in found} == {"iris"}
     assert afar("iris reader", "GET", "/sql").status == 403
     assert afar("iris writer", "POST", "/projects", json, b'{"name": "x"}').status == 403
 

@@ -487,7 +487,12 @@ def test_the_document_describes_every_route(routes):
     names = [operation["operationId"] for *_, operation in routes]
     assert len(names) == len(set(names))
     assert sorted({template for *_, template, _ in routes}) == [
-        "/", "/artifacts/{run_id}", "/artifacts/{run_id}/download/{path}", "/artifacts/{run_id}/restore/{path}",
+        "/", "/api/health", "/api/modellab/artifacts", "/api/modellab/artifacts/{run_id}",
+        "/api/modellab/artifacts/{run_id}/download/{path}", "/api/modellab/datasets", "/api/modellab/datasets/upload",
+        "/api/modellab/datasets/{dataset_id}", "/api/modellab/datasets/{dataset_id}/preview", "/api/modellab/projects",
+        "/api/modellab/projects/{project_id}", "/api/modellab/projects/{project_id}/datasets",
+        "/api/modellab/projects/{project_id}/runs", "/api/modellab/runs", "/api/modellab/runs/{run_id}",
+        "/artifacts/{run_id}", "/artifacts/{run_id}/download/{path}", "/artifacts/{run_id}/restore/{path}",
         "/blobs/missing", "/blobs/{sha256}", "/changes", "/changes/{event}/undo", "/compare", "/datasets",
         "/datasets/{dataset_id}", "/datasets/{dataset_id}/download", "/datasets/{dataset_id}/preview",
         "/datasets/{dataset_id}/restore", "/datasets/{dataset_id}/versions", "/health", "/journal/{segment}",

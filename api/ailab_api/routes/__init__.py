@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import artifacts, changes, compare, datasets, health, journal, leaderboard, pages, points, projects, runs, sql, stream
+from . import (
+    artifacts,
+    changes,
+    compare,
+    datasets,
+    health,
+    journal,
+    leaderboard,
+    modellab,
+    pages,
+    points,
+    projects,
+    runs,
+    sql,
+    stream,
+)
 
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
@@ -12,6 +27,6 @@ if TYPE_CHECKING:
 HANDLERS: list[HTTPRouteHandler] = [
     *health.HANDLERS, *projects.HANDLERS, *datasets.HANDLERS, *runs.HANDLERS, *points.HANDLERS, *leaderboard.HANDLERS,
     *compare.HANDLERS, *changes.HANDLERS, *artifacts.HANDLERS, *sql.HANDLERS, *stream.HANDLERS, *journal.HANDLERS,
-    *pages.HANDLERS,
+    *pages.HANDLERS, *modellab.HANDLERS,
 ]  # fmt: skip
 """In the order of the OpenAPI document."""

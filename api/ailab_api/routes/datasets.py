@@ -201,7 +201,11 @@ def restore_dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
 async def get_preview(request: Request[Any, Any, Any]) -> DatasetPreview:
     """Answer with the rows, read in a process of its own."""
     limit = asked(request).count("limit", default=inventory.PREVIEW_MAX, most=inventory.PREVIEW_MAX)
-    found, given = inventory.preview_job(lab_of(request), dataset_of(request), limit)
+    return await previewed(*inventory.preview_job(lab_of(request), dataset_of(request), limit))
+
+
+async def previewed(found: DatasetDetail, given: dict[str, Any]) -> DatasetPreview:
+    """The first rows of a version, as `preview_job` says where they are."""
     rows = msgspec.json.decode(await asyncio.to_thread(confined.call, "preview", given, seconds=60), type=list[dict[str, Any]])
     return DatasetPreview(rows=rows, total=found.rows, showing=len(rows))
 

@@ -1,54 +1,58 @@
 """What a file of data holds: its format, its columns and rows, or where exactly it is wrong.
 
 CSV, JSON (an array of objects, or an object of arrays), newline-delimited JSON and Parquet are read in blocks, so a file of a
-gigabyte needs no gigabyte of memory; only an object of arrays is read whole. Nothing here writes, knows a store or trusts a file:
-whoever is given files by strangers runs `examine` in a process that may be killed.
+gigabyte needs no gigabyte of memory. Nothing here writes, knows a store or trusts a file: whoever is given files by strangers
+runs `examine` in a process that may be killed.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
 import json
 import os
+import re
+from collections import defaultdict
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from .columns import (
-    NULLS,
-    Column,
-    Profile,
-    TextProfile,
-    is_moment,
-    kind_of_type,
-    kind_word,
-    shown,
-    take_array,
-    take_values,
-    typed,
-)
+from .columns import Budget, Column, Profile, array_profile, kind_of_type, kind_word, shown, take_array, take_values, unpacked
 from .errors import RejectedError
+from .tabular import (
+    BLOCK,
+    COLUMNS_MAX,
+    ELEMENT_MAX,
+    after,
+    check_name,
+    encoding_of,
+    place_of_bad_text,
+    preview_csv,
+    read_csv,
+    wrong,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from pyarrow.parquet import ParquetFile
+
 FORMATS = ("csv", "json", "ndjson", "parquet")
-COLUMNS_MAX = 10_000
 CELL_MAX = 10_000
 """Characters of a value that are shown in a preview."""
-BLOCK = 4 << 20
-ELEMENT_MAX = 64 << 20
-"""Bytes of one row."""
-WHOLE_MAX = 256 << 20
-"""Bytes of an object of arrays, which has to be read whole."""
 BATCH = 4096
+BATCH_BYTES = 32 << 20
+"""About what a batch of Parquet takes in memory."""
 _ENDINGS = {
     "csv": "csv", "tsv": "csv", "txt": "csv", "json": "json", "ndjson": "ndjson", "jsonl": "ndjson", "parquet": "parquet",
     "pq": "parquet",
 }  # fmt: skip
-_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_ALLOWED = "allowed: an array of objects, or an object of arrays"
+_NO_SCALAR = re.compile(r"[\[\]{}]")
+_SCALARS = 1 << 16
+"""Characters of numbers and texts that are decoded at once."""
+_ALONE = 256
+"""Elements that are decoded one by one where some could not be decoded at once."""
+_SURROGATES = ("\\ud", "\\uD")
 Row = dict[str, Any]
 
 
@@ -72,38 +76,42 @@ class Contents(msgspec.Struct, kw_only=True):
 # -- asking ------------------------------------------------------------------------------------------------------------
 
 
-def format_of(name: str, path: str) -> str:
+def format_of(name: str, path: str, encoding: str | None = None) -> str:
     """The format of a file, by the ending of its name, else by its first bytes.
 
     Raises:
         RejectedError: neither tells one.
     """
     with open(path, "rb") as file:
-        head = file.read(1 << 16)
-    if head.startswith(b"PAR1"):
-        return "parquet"
+        is_parquet = file.read(4) == b"PAR1"
     found = _ENDINGS.get(os.path.splitext(name)[1].lstrip(".").lower())
-    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
-    if found is None:
-        found = "json" if text[:1] in {b"[", b"{"} else None
+    if found == "parquet" and not is_parquet:
+        raise wrong("it does not begin as Parquet does", "byte 0")
+    if found is None and is_parquet:
+        return "parquet"
+    if found in {None, "json"}:
+        found = _json_form(path, encoding_of(path, encoding)) or found
     if found is None:
         raise RejectedError(
             f"the format of {name[:100]!r} is not known", key="file", hint=f"allowed: {', '.join(FORMATS)}, by ending or format="
         )
-    if found == "parquet":
-        raise _wrong("it does not begin as Parquet does", "byte 0")
-    return "ndjson" if found == "json" and text[:1] == b"{" and _is_lines(path) else found
+    return found
 
 
-def _is_lines(path: str) -> bool:
-    """Whether a file that begins with an object has one object a line, not one that holds arrays."""
-    with open(path, "rb") as file:
-        line = file.readline(ELEMENT_MAX)
-        more = file.read(1 << 16).strip()
+def _json_form(path: str, encoding: str) -> str | None:
+    """json, or ndjson where the first line that is not blank is an object and more follows; None where it is neither."""
     try:
-        return isinstance(msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8)), dict) and bool(more)
-    except (msgspec.DecodeError, RecursionError):
-        return False
+        with open(path, encoding=encoding, errors="replace", newline="\n") as file:
+            line = next((line for line in iter(lambda: file.readline(ELEMENT_MAX), "") if line.strip()), "").strip()
+            more = bool(file.read(1 << 16).strip())
+    except UnicodeError:
+        return None
+    if line[:1] not in {"[", "{"}:
+        return None
+    try:
+        return "ndjson" if line[0] == "{" and more and isinstance(_decoded(line, 1), dict) else "json"
+    except RejectedError:
+        return "json"
 
 
 def examine(path: str, name: str, *, format: str | None = None, encoding: str | None = None) -> Contents:  # noqa: A002
@@ -122,304 +130,219 @@ def examine(path: str, name: str, *, format: str | None = None, encoding: str | 
         raise RejectedError(f"format {format[:40]!r} is not allowed", key="format", hint=f"allowed: {', '.join(FORMATS)}")
     if os.path.getsize(path) == 0:
         raise RejectedError("the file is empty", key="file", hint="a dataset has a header, or at least one row")
-    chosen = format or format_of(name, path)
-    read: dict[str, Callable[[], Contents]] = {
-        "csv": lambda: _read_csv(path, name, _encoding(path, encoding)),
-        "parquet": lambda: _read_parquet(path),
-        "ndjson": lambda: _read_lines(path, _encoding(path, encoding)),
-        "json": lambda: _read_json(path, _encoding(path, encoding)),
-    }
-    return read[chosen]()
+    chosen = format or format_of(name, path, encoding)
+    if chosen == "parquet":
+        return _read_parquet(path)
+    known = encoding_of(path, encoding)
+    if chosen == "csv":
+        rows, columns, delimiter, notes = read_csv(path, name, known)
+        return Contents(format="csv", rows=rows, columns=columns, encoding=known, delimiter=delimiter, notes=notes)
+    try:
+        rows, columns = (_read_lines if chosen == "ndjson" else _read_json)(path, known)
+    except UnicodeError as problem:
+        raise place_of_bad_text(path, known) or wrong(str(problem)[:200], "byte 0") from None
+    return Contents(format=chosen, rows=rows, columns=columns, encoding=known)
 
 
 def preview(path: str, format: str, schema: dict[str, Any], limit: int) -> list[dict[str, Any]]:  # noqa: A002
     """The first rows of a file that was examined, as objects by column; long values are cut, NaN and infinities are texts."""
     columns = [(column["name"], column["type"]) for column in schema.get("columns", [])]
     encoding = schema.get("encoding") or "utf-8"
-    rows: Iterable[Row]
-    if format == "parquet":
-        rows = _parquet_rows(path, limit)
-    elif format == "csv":
-        rows = islice(_csv_rows(path, columns, encoding, schema.get("delimiter") or ","), limit)
-    elif format == "ndjson":
-        rows = (row for row, _ in islice(_lines(path, encoding), limit))
-    else:
-        rows = (row for row, _ in islice(_json_rows(path, encoding), limit))
-    return [{name: shown(row.get(name), CELL_MAX) for name, _ in columns} for row in rows]
-
-
-def _wrong(what: str, where: str, hint: str = "") -> RejectedError:
-    return RejectedError(f"{where}: {what}", key="file", hint=hint or "nothing of the file was kept")
-
-
-# -- CSV ---------------------------------------------------------------------------------------------------------------
-
-
-def _encoding(path: str, given: str | None) -> str:
-    """The encoding of a text file: as given, by its first bytes, else UTF-8, which is checked when it is read."""
-    if given is not None:
-        try:
-            if codecs.lookup(given)._is_text_encoding:  # bytes-to-bytes codecs are none
-                return given
-        except LookupError:
-            pass
-        raise RejectedError(f"encoding {given[:40]!r} is not known", key="encoding", hint="such as utf-8, latin-1 or cp1252")
-    with open(path, "rb") as file:
-        head = file.read(4)
-    return next((encoding for bom, encoding in _BOMS if head.startswith(bom)), "utf-8")
-
-
-def _read_csv(path: str, name: str, encoding: str) -> Contents:
-    delimiter, header, notes = _header(path, name, encoding)
-    import pyarrow as pa
-
-    profiles = [TextProfile(column) for column in header]
-    rows = 0
-    try:
-        for batch in _csv_batches(path, len(header), encoding, delimiter):
-            rows += batch.num_rows
-            for profile, column in zip(profiles, batch.columns, strict=True):
-                profile.take_text(column)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as problem:
-        raise _place_in_csv(path, encoding, delimiter, len(header), problem) from None
-    return Contents(
-        format="csv", rows=rows, columns=[profile.finished() for profile in profiles], encoding=encoding, delimiter=delimiter,
-        notes=notes,
-    )  # fmt: skip
-
-
-def _header(path: str, name: str, encoding: str) -> tuple[str, list[str], list[str]]:
-    """(delimiter, names of columns, what was done to names) by the first line."""
-    with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
-        head = file.read(1 << 20)
-    if "\x00" in head:
-        raise _wrong("a NUL character; this is no text", f"line {head[: head.index(chr(0))].count(chr(10)) + 1}")
-    delimiter = "\t" if name.lower().endswith(".tsv") else _delimiter(head)
-    csv.field_size_limit(ELEMENT_MAX)
-    try:
-        first = next(row for row in csv.reader(head.splitlines(keepends=True), delimiter=delimiter) if row)
-    except StopIteration:
-        raise _wrong("only blank lines", "line 1") from None
-    except csv.Error as problem:
-        raise _wrong(str(problem), "line 1") from None
-    if len(first) > COLUMNS_MAX:
-        raise _wrong(f"{len(first)} columns", "line 1", f"at most {COLUMNS_MAX}")
-    names: list[str] = []
-    notes: list[str] = []
-    for i, column in enumerate(first, 1):
-        wanted = column.encode("utf-8", "replace").decode().strip() or f"column_{i}"
-        chosen, n = wanted, 1
-        while chosen in names:
-            n += 1
-            chosen = f"{wanted}_{n}"
-        if chosen != column:
-            notes.append(f"column {i} {column[:60]!r} is called {chosen[:60]!r}")
-        names.append(chosen)
-    return delimiter, names, notes[:20]
-
-
-def _delimiter(head: str) -> str:
-    """The delimiter that the first line has most of, outside of quotes."""
-    counts = dict.fromkeys((",", ";", "\t", "|"), 0)
-    quoted = False
-    for character in head:
-        if character == '"':
-            quoted = not quoted
-        elif not quoted and character in "\r\n" and any(counts.values()):
-            break
-        elif not quoted and character in counts:
-            counts[character] += 1
-    return max(counts, key=lambda one: counts[one])
-
-
-def _csv_batches(path: str, columns: int, encoding: str, delimiter: str) -> Iterator[Any]:
-    """The rows behind the header, all values as text."""
-    import pyarrow as pa
-    from pyarrow import csv as reader
-
-    names = [f"f{i}" for i in range(columns)]
-    for size in (BLOCK, ELEMENT_MAX):
-        began = False
-        try:
-            batches = reader.open_csv(
-                path,
-                read_options=reader.ReadOptions(
-                    block_size=size, column_names=names, use_threads=False, encoding="utf-8" if "utf-8" in encoding else encoding
-                ),
-                parse_options=reader.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                convert_options=reader.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
-            )
-            header = True
-            for batch in batches:
-                found = batch.slice(1) if header and batch.num_rows else batch
-                header = header and not batch.num_rows
-                began = True
-                yield found
-        except pa.ArrowInvalid as problem:
-            if began or "block" not in str(problem) or size == ELEMENT_MAX:
-                raise
-        else:
-            return
-
-
-def _csv_rows(path: str, columns: list[tuple[str, str]], encoding: str, delimiter: str) -> Iterator[dict[str, Any]]:
-    kinds = {name: kind for name, kind in columns if kind not in {"string", "null"}}
-    for batch in _csv_batches(path, len(columns), encoding, delimiter):
-        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            row: dict[str, Any] = {}
-            for (name, kind), text in zip(columns, values, strict=True):
-                if text == "" or (name in kinds and text.strip() in NULLS):
-                    row[name] = None
-                elif kind == "datetime":
-                    row[name] = (
-                        typed("moment", text) if text.strip()[-1:] in "Zz0123456789" and is_moment(text) else typed(kind, text)
-                    )
-                else:
-                    row[name] = typed(kind, text) if name in kinds else text
-            yield row
-
-
-def _place_in_csv(path: str, encoding: str, delimiter: str, columns: int, problem: Exception) -> RejectedError:
-    """Say where a CSV file is wrong: the first byte that is no text, else the first row with too many or too few values."""
-    found = _place_of_bad_text(path, encoding)
-    if found is not None:
-        return found
-    with open(path, encoding=encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        before = 0
-        try:
-            for row in reader:
-                if row and len(row) != columns:
-                    lines = f"line {before + 1}" if reader.line_num == before + 1 else f"lines {before + 1} to {reader.line_num}"
-                    return _wrong(
-                        f"{len(row)} values, the header has {columns}", f"{lines}, column {min(len(row), columns) + 1}",
-                        "a value with a delimiter in it stands in double quotes",
-                    )  # fmt: skip
-                before = reader.line_num
-        except csv.Error as error:
-            return _wrong(str(error), f"line {reader.line_num}")
-    return _wrong(str(problem)[:200], f"a line after {before}" if before else "somewhere")
-
-
-def _place_of_bad_text(path: str, encoding: str) -> RejectedError | None:
-    """The first byte of a file that is no text in this encoding."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    line, column = 1, 1
-    with open(path, "rb") as file:
-        while True:
-            chunk = file.read(1 << 20)
-            try:
-                text = decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                good = error.object[: error.start].decode(encoding, "replace")
-                line, column = _after(good, line, column)
-                byte = error.object[error.start : error.start + 1].hex()
-                return _wrong(
-                    f"byte 0x{byte} is no {encoding}", f"line {line}, character {column}",
-                    "say the file's encoding, such as encoding=latin-1 or cp1252",
-                )  # fmt: skip
-            line, column = _after(text, line, column)
-            if not chunk:
-                return None
-
-
-def _after(text: str, line: int, column: int) -> tuple[int, int]:
-    ends = text.count("\n")
-    return (line + ends, len(text) - text.rfind("\n")) if ends else (line, column + len(text))
+    read: dict[str, Callable[[], list[Row]]] = {
+        "csv": lambda: preview_csv(path, columns, encoding, schema.get("delimiter") or ",", limit),
+        "json": lambda: _preview_json(path, encoding, limit),
+        "ndjson": lambda: list(islice(_Lines(path, encoding), limit)),
+        "parquet": lambda: _preview_parquet(path, limit),
+    }
+    return [{name: shown(row.get(name), CELL_MAX) for name, _ in columns} for row in read[format]()]
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
 
-def _read_json(path: str, encoding: str) -> Contents:
-    with open(path, encoding=encoding, errors="replace") as file:
-        first = file.read(1 << 16).lstrip()[:1]
-    if first != "{":
-        return _read_rows(_json_rows(path, encoding), "json", encoding)
-    columns = _whole_columns(path, encoding)
-    profiles = [Profile(name) for name in columns]
-    for profile in profiles:
-        values = columns[profile.name]
-        for start in range(0, len(values), BATCH):
-            take_values(profile, values[start : start + BATCH])
-    rows = len(next(iter(columns.values()), []))
-    return Contents(format="json", rows=rows, columns=[profile.column() for profile in profiles], encoding=encoding)
-
-
-def _whole_columns(path: str, encoding: str) -> dict[str, list[Any]]:
-    if os.path.getsize(path) > WHOLE_MAX:
-        raise RejectedError(
-            f"an object of arrays of more than {WHOLE_MAX >> 20} MB", key="file", hint="write it as NDJSON or Parquet instead"
-        )
-    try:
-        with open(path, encoding=encoding) as file:
-            found = json.load(file)
-    except json.JSONDecodeError as problem:
-        raise _wrong(problem.msg, f"line {problem.lineno}, column {problem.colno}") from None
-    except UnicodeDecodeError:
-        raise _place_of_bad_text(path, encoding) or _wrong("no text", "byte 0") from None
-    except RecursionError:
-        raise _wrong("nested too deeply", "somewhere") from None
-    bad = next((name for name, values in found.items() if not isinstance(values, list)), None)
-    if bad is not None:
-        raise _wrong(f"{bad[:60]!r} is no array", "the object", "allowed: an array of objects, or an object of arrays")
-    lengths = {name: len(values) for name, values in found.items()}
-    if len(set(lengths.values())) > 1:
-        short, long = min(lengths, key=lambda n: lengths[n]), max(lengths, key=lambda n: lengths[n])
-        raise _wrong(f"{short[:60]!r} has {lengths[short]} values, {long[:60]!r} has {lengths[long]}", "the object")
-    if not found:
-        raise _wrong("no column", "the object")
-    if len(found) > COLUMNS_MAX:
-        raise _wrong(f"{len(found)} columns", "the object", f"at most {COLUMNS_MAX}")
-    return dict(found)
-
-
-def _json_rows(path: str, encoding: str) -> Iterator[tuple[Row, str]]:
-    """Rows of an array of objects, or of an object of arrays, each with its place in words."""
-    with open(path, encoding=encoding, errors="replace") as file:
-        first = file.read(1 << 16).lstrip()[:1]
-    if first == "{":
-        columns = _whole_columns(path, encoding)
-        for values in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, values, strict=True)), "the object"
-        return
+def _read_json(path: str, encoding: str) -> tuple[int, list[Column]]:
     with open(path, encoding=encoding) as file:
-        try:
-            yield from _Elements(file)
-        except UnicodeDecodeError:
-            raise _place_of_bad_text(path, encoding) or _wrong("no text", "byte 0") from None
+        scanner = _Scanner(file)
+        return _read_columns(scanner) if scanner.mark() == "{" else _read_rows(scanner)
 
 
-class _Elements:
-    """The elements of a JSON array, decoded one by one from a buffer that never holds more than one of them and a block."""
+def _read_lines(path: str, encoding: str) -> tuple[int, list[Column]]:
+    return _read_rows(_Lines(path, encoding))
+
+
+def _preview_json(path: str, encoding: str, limit: int) -> list[Row]:
+    with open(path, encoding=encoding) as file:
+        scanner = _Scanner(file)
+        if scanner.mark() != "{":
+            return list(islice(scanner, limit))
+        columns: dict[str, list[Any]] = {}
+        for name, values in scanner.columns():
+            columns[name] = list(islice(values, limit))
+            for _ in values:  # up to the next column
+                continue
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _read_columns(scanner: _Scanner) -> tuple[int, list[Column]]:
+    """An object of arrays, of which each is a column."""
+    budget = Budget()
+    profiles: dict[str, Profile] = {}
+    lengths: dict[str, int] = {}
+    for name, values in scanner.columns():
+        _admit(profiles, [name], "the object")
+        profiles[name] = Profile(name, budget)
+        lengths[name] = 0
+        for batch in _batches(values, scanner):
+            take_values(profiles[name], batch)
+            lengths[name] += len(batch)
+    if not profiles:
+        raise wrong("no column", "the object")
+    short, long = min(lengths, key=lambda n: lengths[n]), max(lengths, key=lambda n: lengths[n])
+    if lengths[short] != lengths[long]:
+        raise wrong(f"{short[:60]!r} has {lengths[short]} values, {long[:60]!r} has {lengths[long]}", "the object")
+    return lengths[long], [profile.column(lengths[long]) for profile in profiles.values()]
+
+
+def _read_rows(source: _Scanner | _Lines) -> tuple[int, list[Column]]:
+    """Objects, whose keys are columns; a key that is missing is a null."""
+    budget = Budget()
+    profiles: dict[str, Profile] = {}
+    rows = 0
+    for batch in _batches(_checked(source, profiles, budget), source):
+        cells: dict[str, list[Any]] = defaultdict(list)
+        for row in batch:
+            for name, value in row.items():
+                cells[name].append(value)
+        for name, values in cells.items():
+            take_values(profiles[name], values)
+        rows += len(batch)
+    if not profiles:
+        raise wrong("no row with a column", "the end of the file")
+    return rows, [profile.column(rows) for profile in profiles.values()]
+
+
+def _checked(source: _Scanner | _Lines, profiles: dict[str, Profile], budget: Budget) -> Iterator[Row]:
+    """Rows that are objects; each of their keys has a profile."""
+    for row in source:
+        if not isinstance(row, dict):
+            raise wrong(f"a row is an object, not {kind_word(row)}", source.where())
+        if not row.keys() <= profiles.keys():
+            new = [name for name in row if name not in profiles]
+            _admit(profiles, new, source.where())
+            profiles.update((name, Profile(name, budget)) for name in new)
+        yield row
+
+
+def _admit(profiles: dict[str, Profile], names: list[str], where: str) -> None:
+    """Refuse more columns than are allowed, and names that are too long."""
+    if len(profiles) + len(names) > COLUMNS_MAX:
+        raise wrong(f"more than {COLUMNS_MAX} columns", where)
+    for name in names:
+        check_name(name, where)
+
+
+def _batches(values: Iterable[Any], source: _Scanner | _Lines) -> Iterator[list[Any]]:
+    """Values of a source, up to `BATCH` and about up to a block of text."""
+    batch: list[Any] = []
+    size = 0
+    for value in values:
+        batch.append(value)
+        size += source.size
+        if len(batch) == BATCH or size >= BLOCK:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class _Scanner:
+    """The elements of JSON arrays, decoded one by one from a buffer that never holds more than one of them and a block.
+
+    `size` is the length of the last one in characters.
+    """
 
     def __init__(self, file: IO[str]) -> None:
+        self.size = 0
         self._file = file
         self._text = ""
-        self._at = 0
+        self._at = self._start = 0
         self._line, self._column = 1, 1
         self._ended = False
+        self._alone = 0
         self._decode = json.JSONDecoder().raw_decode
 
-    def __iter__(self) -> Iterator[tuple[Row, str]]:
-        if self._next_mark() != "[":
-            raise _wrong("neither an array nor an object", self._place(), "allowed: an array of objects, or an object of arrays")
+    def __iter__(self) -> Iterator[Any]:
+        """The elements of the array that is the file."""
+        if self.mark() != "[":
+            raise wrong("neither an array nor an object", self._place(self._at), _ALLOWED)
+        yield from self._elements()
+        self._finish("array")
+
+    def columns(self) -> Iterator[tuple[str, Iterator[Any]]]:
+        """The keys of the object that is the file, each with the elements of its array, which have to be read to the end."""
         self._at += 1
-        mark = self._next_mark()
-        while mark != "]":
-            where = self._place()
-            yield self._element(), where
-            mark = self._next_mark()
-            if mark == ",":
-                self._at += 1
-                if self._next_mark() == "]":
-                    raise _wrong("a comma before the end of the array", self._place())
-            elif mark != "]":
-                raise _wrong("the array does not end" if not mark else f"{mark!r} instead of a comma", self._place())
+        names: set[str] = set()
+        more = self.mark() != "}"
+        while more:
+            name = self._element() if self.mark() == '"' else None
+            if name is None or name in names:
+                raise wrong("Expecting another name in double quotes", self._place(self._at))
+            names.add(name)
+            if self.mark() != ":":
+                raise wrong("Expecting ':' delimiter", self._place(self._at))
+            self._at += 1
+            if self.mark() != "[":
+                self._element()
+                raise wrong(f"{name[:60]!r} is no array", "the object", _ALLOWED)
+            yield name, self._elements()
+            more = self._goes_on("}", "object")
         self._at += 1
-        mark = self._next_mark()
-        if mark:
-            raise _wrong(f"{mark!r} behind the end of the array", self._place())
+        self._finish("object")
+
+    def _elements(self) -> Iterator[Any]:
+        self._at += 1
+        more = self.mark() != "]"
+        while more:
+            if scalars := self._scalars():
+                yield from scalars
+                self.mark()
+            yield self._element()
+            more = self._goes_on("]", "array")
+        self._at += 1
+
+    def _goes_on(self, end: str, what: str) -> bool:
+        """Go behind the comma after an element; False where the end comes instead."""
+        mark = self.mark()
+        if mark == end:
+            return False
+        if mark != ",":
+            raise wrong(f"{mark!r} instead of a comma" if mark else f"the {what} does not end", self._place(self._at))
+        self._at += 1
+        if self.mark() == end:
+            raise wrong(f"a comma before the end of the {what}", self._place(self._at))
+        return True
+
+    def _scalars(self) -> list[Any]:
+        """Numbers, words and texts that stand in a row here, and are followed by a comma and another element."""
+        if self._alone > 0:
+            self._alone -= 1
+            return []
+        found = _NO_SCALAR.search(self._text, self._at, self._at + _SCALARS)
+        stop = found.start() if found else self._at + _SCALARS
+        end = self._text.rfind('",', self._at, stop) + 1 or self._text.rfind(",", self._at, stop)
+        if end <= self._at:
+            return []
+        text = self._text[self._at : end]
+        try:
+            values = [] if any(half in text for half in _SURROGATES) else json.loads(f"[{text}]")
+        except ValueError:  # a comma in a text, or something wrong, of which _element says where
+            values = []
+        if not values:
+            self._alone = _ALONE
+            return []
+        self.size = len(text) // len(values)
+        self._start, self._at = self._at, end + 1
+        return list(values)
 
     def _element(self) -> Any:
         size = BLOCK
@@ -428,96 +351,102 @@ class _Elements:
                 value, end = self._decode(self._text, self._at)
             except json.JSONDecodeError as problem:
                 if self._ended or len(self._text) - self._at > ELEMENT_MAX:
-                    self._forget(problem.pos)
-                    raise _wrong(problem.msg, self._place()) from None
-            except RecursionError:
-                raise _wrong("nested too deeply", self._place()) from None
+                    raise wrong(problem.msg, self._place(problem.pos)) from None
+            except (ValueError, RecursionError) as problem:
+                raise wrong(_too_much(problem), self._place(self._at)) from None
             else:
                 if end < len(self._text) or self._ended:  # a number at the end of the buffer may go on
-                    self._at = end
-                    return value
+                    break
             self._more(size)
             size *= 2
+        if any(self._text.find(half, self._at, end) >= 0 for half in _SURROGATES):
+            _check_pairs(value, self._place(self._at))
+        self.size = end - self._at
+        self._start, self._at = self._at, end
+        return value
 
-    def _next_mark(self) -> str:
+    def mark(self) -> str:
+        """The next character that is no space, which is not passed; empty at the end of the file."""
         while True:
-            while self._at < len(self._text) and self._text[self._at] in " \t\r\n\ufeff":
+            while self._at < len(self._text):
+                if self._text[self._at] not in " \t\r\n\ufeff":
+                    return self._text[self._at]
                 self._at += 1
-            if self._at < len(self._text):
-                return self._text[self._at]
             if self._ended:
                 return ""
             self._more(BLOCK)
 
+    def where(self) -> str:
+        """Where the last element begins."""
+        return self._place(self._start)
+
+    def _finish(self, what: str) -> None:
+        mark = self.mark()
+        if mark:
+            raise wrong(f"{mark!r} behind the end of the {what}", self._place(self._at))
+
     def _more(self, size: int) -> None:
-        self._forget(self._at)
+        self._line, self._column = after(self._text[: self._at], self._line, self._column)
         block = self._file.read(size)
         self._ended = not block
-        self._text += block
+        self._text, self._at = self._text[self._at :] + block, 0
 
-    def _forget(self, end: int) -> None:
-        self._line, self._column = _after(self._text[:end], self._line, self._column)
-        self._text, self._at = self._text[end:], 0
-
-    def _place(self) -> str:
-        line, column = _after(self._text[: self._at], self._line, self._column)
+    def _place(self, at: int) -> str:
+        line, column = after(self._text[:at], self._line, self._column)
         return f"line {line}, column {column}"
 
 
-def _lines(path: str, encoding: str) -> Iterator[tuple[Row, str]]:
-    """Rows of newline-delimited JSON."""
-    with open(path, encoding=encoding, newline="\n") as file:
-        n = 0
-        try:
+class _Lines:
+    """Rows of newline-delimited JSON; `size` is the length of the last one in characters."""
+
+    def __init__(self, path: str, encoding: str) -> None:
+        self.size = 0
+        self._path, self._encoding = path, encoding
+        self._line = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        with open(self._path, encoding=self._encoding, newline="\n") as file:
             while line := file.readline(ELEMENT_MAX):
-                n += 1
-                if len(line) >= ELEMENT_MAX:
-                    raise _wrong(f"longer than {ELEMENT_MAX >> 20} MB", f"line {n}")
-                text = line.strip()
-                if text:
-                    yield _decoded(text, n), f"line {n}"
-        except UnicodeDecodeError:
-            raise _place_of_bad_text(path, encoding) or _wrong("no text", "byte 0") from None
+                self._line += 1
+                self.size = len(line)
+                if self.size >= ELEMENT_MAX:
+                    raise wrong(f"longer than {ELEMENT_MAX >> 20} MB", self.where())
+                if text := line.strip():
+                    yield _decoded(text, self._line)
+
+    def where(self) -> str:
+        """Where the last row stands."""
+        return f"line {self._line}"
 
 
-def _decoded(text: str, n: int) -> Any:
+def _decoded(text: str, line: int) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
         pass
     try:  # slower, but it knows NaN, and says where it is wrong
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as problem:
-        raise _wrong(problem.msg, f"line {n}, column {problem.colno}") from None
-    except RecursionError:
-        raise _wrong("nested too deeply", f"line {n}") from None
+        raise wrong(problem.msg, f"line {line}, column {problem.colno}") from None
+    except (ValueError, RecursionError) as problem:
+        raise wrong(_too_much(problem), f"line {line}") from None
+    _check_pairs(value, f"line {line}")
+    return value
 
 
-def _read_lines(path: str, encoding: str) -> Contents:
-    return _read_rows(_lines(path, encoding), "ndjson", encoding)
+def _too_much(problem: Exception) -> str:
+    """What is wrong with JSON that Python's limits do not let through."""
+    return "nested too deeply" if isinstance(problem, RecursionError) else "a number of too many digits"
 
 
-def _read_rows(rows: Iterable[tuple[Any, str]], chosen: str, encoding: str) -> Contents:
-    profiles: dict[str, Profile] = {}
-    count = 0
-    source = iter(rows)
-    while batch := list(islice(source, BATCH)):
-        for row, where in batch:
-            if not isinstance(row, dict):
-                raise _wrong(f"a row is an object, not {kind_word(row)}", where)
-            for name in row:
-                if name not in profiles:
-                    if len(profiles) == COLUMNS_MAX:
-                        raise _wrong(f"more than {COLUMNS_MAX} columns", where)
-                    profiles[name] = Profile(name)
-                    profiles[name].pad(count)
-        for name, profile in profiles.items():
-            take_values(profile, [row.get(name) for row, _ in batch])
-        count += len(batch)
-    if not profiles:
-        raise _wrong("no row with a column", "the end of the file")
-    columns = [profile.column() for profile in profiles.values()]
-    return Contents(format=chosen, rows=count, columns=columns, encoding=encoding)
+def _check_pairs(value: Any, where: str) -> None:
+    """Refuse half of a surrogate pair, which no event and no answer can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise wrong("half of a surrogate pair, which is no character", where) from None
+    except RecursionError as problem:
+        raise wrong(_too_much(problem), where) from None
 
 
 # -- Parquet -----------------------------------------------------------------------------------------------------------
@@ -525,32 +454,73 @@ def _read_rows(rows: Iterable[tuple[Any, str]], chosen: str, encoding: str) -> C
 
 def _read_parquet(path: str) -> Contents:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
-            names = list(file.schema_arrow.names)
-            if len(names) > COLUMNS_MAX:
-                raise _wrong(f"{len(names)} columns", "the schema", f"at most {COLUMNS_MAX}")
-            if len(set(names)) < len(names):
-                raise _wrong("two columns have one name", "the schema")
-            profiles = [Profile(name) for name in names]
-            for batch in file.iter_batches(batch_size=BATCH):
+        with _parquet(path) as file:
+            fields = list(file.schema_arrow)
+            _check_names([field.name for field in fields])
+            budget = Budget()
+            profiles = [array_profile(field.name, field.type, budget) for field in fields]
+            rows = 0
+            for batch in file.iter_batches(batch_size=_batch_of(file.metadata)):
+                rows += batch.num_rows
                 for profile, column in zip(profiles, batch.columns, strict=True):
                     take_array(profile, column)
-            types = [kind_of_type(column.type) for column in file.schema_arrow]
-            rows = file.metadata.num_rows
+            said = file.metadata.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
-        raise _wrong(str(problem).splitlines()[0][:200], "the Parquet file") from None
-    columns = [profile.column() for profile in profiles]
-    for column, kind in zip(columns, types, strict=True):
-        column.type = kind  # also where all values are null
-    return Contents(format="parquet", rows=rows, columns=columns)
+        raise wrong(str(problem).splitlines()[0][:200], "the Parquet file") from None
+    if rows != said:
+        raise wrong(f"its footer says {said} rows, its pages hold {rows}", "the Parquet file")
+    return Contents(format="parquet", rows=rows, columns=[profile.column(rows) for profile in profiles])
 
 
-def _parquet_rows(path: str, limit: int) -> list[Row]:
+def _parquet(path: str) -> ParquetFile:
+    """The file; where texts are long, they come as dictionaries: one that is stored once and in each row is in memory once."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        batch = next(file.iter_batches(batch_size=limit), None)
-        return [] if batch is None else batch.to_pylist()
+        texts = [field.name for field in file.schema_arrow if kind_of_type(field.type) == "string"]
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
+        long = any(_has_long_texts(file, group, texts) for group in range(file.metadata.num_row_groups)) if texts else False
+    return pq.ParquetFile(path, read_dictionary=texts if long else None, page_checksum_verification=True)
+
+
+def _has_long_texts(file: ParquetFile, group: int, texts: list[str]) -> bool:
+    """Whether a dictionary of a row group has a text so long that a batch of it would be large."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    longest = BATCH_BYTES // BATCH
+    if file.metadata.row_group(group).total_byte_size <= longest:
+        return False
+    first = next(file.iter_batches(batch_size=1, row_groups=[group], columns=texts), None)
+    dictionaries = [column.dictionary for column in first.columns if pa.types.is_dictionary(column.type)] if first else []
+    return any((pc.max(pc.binary_length(one)).as_py() or 0) > longest for one in dictionaries)
+
+
+def _check_names(names: list[str]) -> None:
+    if not names or len(names) > COLUMNS_MAX:
+        raise wrong(f"{len(names)} columns" if names else "no column", "the schema", f"at least one, at most {COLUMNS_MAX}")
+    if len(set(names)) < len(names):
+        raise wrong("two columns have one name", "the schema")
+    for name in names:
+        check_name(name, "the schema")
+
+
+def _batch_of(metadata: Any) -> int:
+    """How many rows are read at once: `BATCH`, or fewer where rows are long."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    longest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=1)
+    return min(BATCH, max(1, BATCH_BYTES // max(longest, 1)))
+
+
+def _preview_parquet(path: str, limit: int) -> list[Row]:
+    rows: list[Row] = []
+    with _parquet(path) as file:
+        names = file.schema_arrow.names
+        for batch in file.iter_batches(batch_size=min(max(limit, 1), _batch_of(file.metadata))):
+            some = batch.slice(0, limit - len(rows))
+            rows += [dict(zip(names, row, strict=True)) for row in zip(*map(unpacked, some.columns), strict=True)]
+            if len(rows) >= limit:
+                break
+    return rows

@@ -273,7 +273,7 @@ def _blocks(path: str, columns: int, encoding: str, delimiter: str, size: int) -
     """The rows of a file in blocks of so many bytes.
 
     Raises:
-        csv.Error: a value is longer than `ELEMENT_MAX`, or the last one is all behind a quote that does not end.
+        csv.Error: a value is longer than `ELEMENT_MAX`, or the last one is all the rest, behind a quote that does not end.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -313,10 +313,14 @@ class _Request:
         return None
 
     def body_problem(self) -> Problem | None:
-        """Why the body's type is not allowed; a request without a body needs none."""
+        """Why the body's type is not allowed, or its encoding, which nobody would undo; a request without a body needs none."""
         lengths = self.all("content-length")
         if "transfer-encoding" not in self.headers and all(length == "0" for length in lengths):
             return None
+        encodings = [encoding for encoding in self.all("content-encoding") if encoding.lower() != "identity"]
+        if encodings:
+            said = ", ".join(encodings)[:100]
+            return self.problem(415, f"Content-Encoding: {said}", where="Content-Encoding", hint="send the body as it is")
         types = self.all("content-type")
         if len(types) == 1 and _JSON_TYPE.fullmatch(types[0]):
             return None

@@ -20,7 +20,7 @@ TYPES = ("integer", "float", "boolean", "datetime", "string", "array", "object",
 NULLS = ("", "NA", "N/A", "NULL", "null", "NaN", "nan", "None", "#N/A")
 DISTINCT_MAX = 10_000
 """Different values of a column that are counted; there may be more."""
-DISTINCT_BYTES = 100 << 20
+DISTINCT_BYTES = 64 << 20
 """What the different values of all columns of a file may take in memory."""
 KEPT = 16
 """Values that a column keeps for its examples once it counts no more."""

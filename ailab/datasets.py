@@ -99,17 +99,17 @@ def format_of(name: str, path: str, encoding: str | None = None) -> str:
 
 
 def _json_form(path: str, encoding: str) -> str | None:
-    """json, or ndjson where the first line that is not blank is an object and more follows; None where it is neither."""
+    """json, or ndjson where the first line that is not blank is an object, of less than a block, and more follows; else None."""
     try:
         with open(path, encoding=encoding, errors="replace", newline="\n") as file:
-            line = next((line for line in iter(lambda: file.readline(ELEMENT_MAX), "") if line.strip()), "").strip()
+            line = next((line for line in iter(lambda: file.readline(2 * BLOCK), "") if line.strip()), "").strip()
             more = bool(file.read(1 << 16).strip())
     except UnicodeError:
         return None
     if line[:1] not in {"[", "{"}:
         return None
     try:
-        return "ndjson" if line[0] == "{" and more and isinstance(_decoded(line, 1), dict) else "json"
+        return "ndjson" if line[0] == "{" and more and len(line) < BLOCK and isinstance(_decoded(line, 1), dict) else "json"
     except RejectedError:
         return "json"
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .values import as_json
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -31,7 +33,6 @@ MEMBERS_MAX = 1000
 """Members of an array or object, on all levels together, that are shown."""
 DEPTH_MAX = 60
 _NAN = float("nan")
-_SPECIAL = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 class Column(msgspec.Struct, kw_only=True):
@@ -209,7 +210,7 @@ def _key(value: Any) -> Any:
 def shown(value: Any, longest: int, room: list[int] | None = None, depth: int = 0) -> Any:  # noqa: PLR0911  (one line per kind)
     """A value as JSON shows it: times as RFC 3339, bytes and long texts cut, no NaN, arrays and objects up to `MEMBERS_MAX`."""
     if isinstance(value, float):
-        return value if value - value == 0 else _SPECIAL[str(value)]
+        return as_json(value)
     if isinstance(value, str):
         return value if len(value) <= longest else value[:longest] + "…"
     if isinstance(value, bytes):

@@ -10,7 +10,7 @@ import base64
 import itertools
 import math
 from datetime import datetime, time, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .views import Lab
 
+T = TypeVar("T")
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
 STATUSES = ("pending", "running", "completed", "failed", "killed", "crashed")
@@ -213,6 +214,15 @@ def cursor_of(sort: str, values: list[Any]) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode([sort, plain])).decode().rstrip("=")
 
 
+def _opened(cursor: str, shape: type[T]) -> T | None:
+    """What `cursor_of` wrote, in this shape; None where it is something else."""
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(text, type=shape)
+    except (ValueError, msgspec.DecodeError):
+        return None
+
+
 def _plain(value: Any) -> Any:
     """A key's value as JSON has it; infinities as DuckDB reads them, since JSON has none."""
     if isinstance(value, datetime):
@@ -251,14 +261,10 @@ def seen_of(cursor: str) -> dict[str, int]:
     Raises:
         FilterError: it is none.
     """
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        of, (seen,) = msgspec.json.decode(text, type=tuple[str, tuple[dict[str, int]]])
-    except (ValueError, msgspec.DecodeError):
-        of, seen = "", {}
+    of, values = _opened(cursor, tuple[str, tuple[dict[str, int]]]) or ("", ({},))
     if of != "points":
         raise FilterError("since: it is no cursor of points", where="since", hint="take it from X-Cursor of the answer before")
-    return seen
+    return values[0]
 
 
 def behind(keys: list[Key], sort: str, cursor: str) -> tuple[str, list[Any]]:
@@ -267,17 +273,15 @@ def behind(keys: list[Key], sort: str, cursor: str) -> tuple[str, list[Any]]:
     Raises:
         FilterError: it is no cursor of this order.
     """
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        of, values = msgspec.json.decode(text, type=tuple[str, list[str | int | float | None]])
-    except (ValueError, msgspec.DecodeError):
-        raise FilterError(
-            "cursor: it is none of ours", where="cursor", hint="take it from the Link header of the page before"
-        ) from None
+    foreign = FilterError("cursor: it is none of ours", where="cursor", hint="take it from the Link header of the page before")
+    opened = _opened(cursor, tuple[str, list[str | int | float | None]])
+    if opened is None:
+        raise foreign
+    of, values = opened
     if of != sort or len(values) != len(keys):
         raise FilterError("cursor: it belongs to another sort", where="cursor", hint=f"it was made with sort={of[:60]}")
-    if not all(_fits(key, value) for key, value in zip(keys, values, strict=True)):
-        raise FilterError("cursor: it is none of ours", where="cursor", hint="take it from the Link header of the page before")
+    if not all(map(_fits, keys, values)):
+        raise foreign
     found, bound = "false", list[Any]()
     for key, value in reversed(list(zip(keys, values, strict=True))):
         given = f"CAST(? AS {key.kind})"

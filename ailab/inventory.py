@@ -404,8 +404,12 @@ def _dataset(row: Sequence[Any]) -> DatasetView:
 
 def list_tokens(lab: Lab) -> list[TokenView]:
     """All access tokens, newest first, those that count no more too."""
+    return _tokens(lab, "true", [])
+
+
+def _tokens(lab: Lab, where: str, values: list[Any]) -> list[TokenView]:
     columns = 'token, name, role, project_id, created_at, "by", revoked_at'
-    rows = lab.rows(f"SELECT {columns} FROM base.token_table ORDER BY created_at DESC, token")  # noqa: S608  (fixed columns)
+    rows = lab.rows(f"SELECT {columns} FROM base.token_table WHERE {where} ORDER BY created_at DESC, token", values)  # noqa: S608
     return [
         TokenView(
             token=row[0], name=row[1] or "", role=row[2], project_id=row[3], created_at=stamp(row[4]), by=row[5],
@@ -417,5 +421,4 @@ def list_tokens(lab: Lab) -> list[TokenView]:
 
 def token_of(lab: Lab, sha256: str) -> TokenView | None:
     """The token whose text has this SHA-256, if it counts."""
-    rows = lab.rows("SELECT token FROM base.token_table WHERE sha256 = ? AND revoked_at IS NULL", [sha256])
-    return next((token for token in list_tokens(lab) if rows and token.token == rows[0][0]), None)
+    return next(iter(_tokens(lab, "sha256 = ? AND revoked_at IS NULL", [sha256])), None)

@@ -30,6 +30,7 @@ from .filters import (
     pointer,
     seen_of,
 )
+from .values import as_json
 from .views import asof
 from .views.points import Points
 from .views.rows import uid_of
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from .views import Lab
 
-_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _SMALLER_IS_BETTER = frozenset({
     "loss", "losses", "error", "errors", "err", "mse", "rmse", "mae", "mape", "time", "seconds", "latency", "duration",
     "perplexity", "ppl", "nll", "logloss", "brier", "ece", "cost", "regret", "wer", "cer", "fid",
@@ -526,7 +526,7 @@ def leaderboard(  # the filters of its route
             text = f"FROM {table} WHERE {where} AND {kind.format(value)}"
             rows += _first_rows(lab, text, [*values, *bound], keys, top_k - len(rows))
     return [
-        LeaderboardRow(**msgspec.structs.asdict(_listed(row)), rank=i, metric_name=metric_name, value=_number(row[4]))
+        LeaderboardRow(**msgspec.structs.asdict(_listed(row)), rank=i, metric_name=metric_name, value=as_json(row[4]))
         for i, row in enumerate(rows, 1)
     ]
 
@@ -684,7 +684,7 @@ def metric_points(
         total = len(rows)
     else:
         rows, total = points.thinned(max_points)
-    found = [MetricPoint(key=k, step=s, time=t, value=_number(v), exact=e) for k, s, t, v, e in rows]
+    found = [MetricPoint(key=k, step=s, time=t, value=as_json(v), exact=e) for k, s, t, v, e in rows]
     return Page(rows=found, total=total, next=following)
 
 
@@ -707,10 +707,6 @@ def run_sql(lab: Lab, query: str, *, limit: int = LIMIT_MAX) -> SqlAnswer:
 def stamp(moment: datetime) -> str:
     """RFC 3339 with microseconds, UTC."""
     return moment.isoformat(timespec="microseconds") + "Z"
-
-
-def _number(value: float) -> Number:
-    return value if value - value == 0 else _NOT_FINITE[str(value)]
 
 
 def _final(text: str | None) -> dict[str, Number]:

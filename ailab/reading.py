@@ -6,17 +6,16 @@ keeps of the last store.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from . import inventory, queries
 from .actions import Actions
-from .errors import NotFoundError
 from .filters import RunFilter
 from .recorder import active_run
 from .views import Table, borrow, history
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
     from .runs import Run
@@ -102,13 +101,11 @@ def use_dataset(text: str, *, role: str = "training", dir: str | os.PathLike[str
     current: Run | None = active_run()
     store = current.store if current is not None else None
     with borrow(store.path if dir is None and store is not None else dir) as lab:
-        detail = inventory.get_dataset(lab, inventory.find_dataset(lab, text))
-        path = lab.store.blob_path(detail.sha256)
-    if not os.path.isfile(path):
-        raise NotFoundError("dataset", text, hint="its bytes are not in this store; ailab sync, or ailab datasets add FILE")
+        detail, file = inventory.open_dataset(lab, text)
+    file.close()
     if current is not None:
         current.use_content(detail.sha256, dataset=detail.dataset_id.partition("@")[0], name=text, role=role)
-    return UsedDataset(**{name: getattr(detail, name) for name in inventory.DatasetDetail.__struct_fields__}, path=path)
+    return UsedDataset(**{name: getattr(detail, name) for name in inventory.DatasetDetail.__struct_fields__}, path=file.name)
 
 
 def note(text: str, run_id: str | None = None, *, dir: str | os.PathLike[str] | None = None) -> None:  # noqa: A002

@@ -158,7 +158,8 @@ class Receiver:
     def rest(self) -> None:
         """Let go of files to which nothing has come for so long that their writers are taken as gone."""
         now = time.monotonic()
-        for name, file in sorted(self._files.items(), key=lambda item: item[1].came):
+        held = list(self._files.items())  # a copy made at once: others come and go meanwhile
+        for name, file in sorted(held, key=lambda item: item[1].came):
             if now - file.came > SILENCE_SECONDS or len(self._files) > OPEN_MAX:
                 with self._one(name):
                     self._forget(name)

@@ -25,6 +25,11 @@ _FIRST_MOMENT, _LAST_MOMENT = -62_135_596_800, 253_402_300_800
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
+def as_json(value: float) -> float | str:
+    """A number as JSON has it: NaN and the infinities are the words for them."""
+    return value if value - value == 0 else _NOT_FINITE[str(value)]
+
+
 def number(value: Any, *, key: str) -> int | float | str:
     """The JSON form of a metric's value.
 
@@ -223,7 +228,7 @@ class _Form:
         if isinstance(value, int):
             return self._integer(value)
         if isinstance(value, float):
-            return float(value) if value - value == 0 else _NOT_FINITE[str(float(value))]
+            return as_json(float(value))
         if isinstance(value, list | tuple | set | frozenset):
             return self._inside(value, lambda: self._list(value))
         if _is_mapping(value):

@@ -18,6 +18,7 @@ import msgspec
 
 from .. import blobs, events
 from ..errors import AilabError
+from ..values import as_json
 from .fold import ENDED, as_double
 from .wide import COLUMNS_MAX, quoted
 
@@ -35,7 +36,6 @@ HOT_MAX = COLUMNS_MAX
 ALPHABET = frozenset("0123456789abcdefghjkmnpqrstvwxyz")
 _BASE_32 = str.maketrans("0123456789abcdefghjkmnpqrstvwxyz", "0123456789abcdefghijklmnopqrstuv")
 _ID_LENGTH = 26
-_SPECIAL = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _encode = msgspec.json.Encoder().encode
 
 Key = tuple[str, str, str]
@@ -342,7 +342,7 @@ def type_of(value: Any) -> str:
 def _double(value: Any) -> Any:
     """A final metric as JSON that fits a DOUBLE; None where it is no number."""
     found = as_double(value)
-    return found if found is None or found - found == 0 else _SPECIAL[str(found)]
+    return None if found is None else as_json(found)
 
 
 def _text(value: Any) -> str | None:

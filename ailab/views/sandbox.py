@@ -21,6 +21,7 @@ import msgspec
 
 from ..errors import AilabError, FilterError, StoreError
 from ..sandbox import Head, Question, Tail
+from ..values import as_json
 from .rows import stamp
 from .tables import literal
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from .build import Lab
 
 FETCH = 500
-_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest", "runs_as_of", "repeat_row", "summary"})
 """Functions that make rows of nothing but what they are given."""
 FORBIDDEN = frozenset({
@@ -145,7 +145,7 @@ def plain_value(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return value if value - value == 0 else _NOT_FINITE[str(value)]
+        return as_json(value)
     if isinstance(value, datetime):
         return stamp(value)
     if isinstance(value, dict):

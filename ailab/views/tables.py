@@ -16,6 +16,7 @@ import msgspec
 from .. import commits, events
 from ..errors import DamageError
 from ..store import run_of_segment
+from ..values import as_json
 from .fold import DECIMAL, RunFold, Series, Told
 
 if TYPE_CHECKING:
@@ -407,14 +408,11 @@ def _series_of(row: Sequence[Any], kind: str) -> Series:
     return Series((first_clock, 0, first_seq), first, (last_clock, 0, last_seq), last, low, high, total or 0.0, n, count, step)
 
 
-_WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-
-
 def as_logged(value: Any, kind: str) -> Any:
     """A value column's value as JSON has it."""
     if kind == "json":
         return msgspec.json.decode(value)
-    return _WORDS[str(value)] if kind == "float" and value - value != 0 else value
+    return as_json(value) if kind == "float" else value
 
 
 def _fold_of(folds: dict[str, RunFold], run: str) -> RunFold:

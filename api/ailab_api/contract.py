@@ -232,9 +232,8 @@ def decode_body(body: bytes, shape: type[T]) -> T:
     except msgspec.ValidationError as problem:
         sentence, _, place = str(problem).partition(" - at `$")
         where = "body" + place.rstrip("`")
-        is_struct = isinstance(shape, type) and issubclass(shape, msgspec.Struct)
-        names = ", ".join(field.encode_name for field in msgspec.structs.fields(shape)) if is_struct else ""  # type: ignore[arg-type]
-        raise FilterError(f"the body does not fit: {sentence[:200]}", where=where, hint=names and f"fields: {names}") from None
+        fields = ", ".join(field.encode_name for field in msgspec.structs.fields(shape))  # type: ignore[arg-type]
+        raise FilterError(f"the body does not fit: {sentence[:200]}", where=where, hint=f"fields: {fields}") from None
     except RecursionError:
         raise FilterError("the body is nested too deeply", where="body") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:

@@ -171,13 +171,8 @@ def _next(news: News, seen: str | None, project: str | None) -> Event | None:
     if number is None:
         return Event("start" if seen is None else "reset", news.cursor, Place(news.cursor))
     run_ids, reached = news.after(number, project)
-    return Event("runs", reached, _changed(lab, run_ids, project)) if run_ids else None
-
-
-def _changed(lab: Lab, run_ids: list[str], project: str | None) -> RunsChanged:
+    if not run_ids:
+        return None
     runs = queries.summaries(lab, run_ids)
-    if project is not None:
-        own = queries.projects_of(lab, run_ids)
-        runs = [run for run in runs if own.get(run.run_id) == project]
     there = {run.run_id for run in runs}
-    return RunsChanged(runs=runs, gone=[run_id for run_id in run_ids if run_id not in there])
+    return Event("runs", reached, RunsChanged(runs=runs, gone=[run_id for run_id in run_ids if run_id not in there]))

@@ -8,7 +8,6 @@ trash. Times that they send are not kept: an event has that of its writing.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +19,7 @@ from msgspec import UNSET
 from ailab.bodies import DatasetFields, NewRun, RunChange, as_metrics, as_params, as_tags
 from ailab.errors import FilterError, NotFoundError, RejectedError
 from ailab.filters import STATUSES
+from ailab.values import as_json
 
 from . import errors
 from .contract import decode_body, route
@@ -199,8 +199,7 @@ def _new(said: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> bytes:
-    is_finite = not isinstance(value, float) or math.isfinite(value)
-    return msgspec.json.encode(value if is_finite else {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)])
+    return msgspec.json.encode(as_json(value) if isinstance(value, float) else value)
 
 
 def status_of(word: str) -> str:

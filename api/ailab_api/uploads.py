@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from ailab.store import Store
 
+    from .contract import Ask
+
 PIECE = 1 << 20
 FIELD_MAX = 1 << 20
 """Bytes of all fields of a form together."""
@@ -65,6 +67,31 @@ async def received(request: Request[Any, Any, Any], store: Store) -> AsyncIterat
         yield Upload(sink.incoming, sink.name, sink.fields)
     finally:
         sink.incoming.discard()
+
+
+def check_fields(said: dict[str, str], known: tuple[Ask, ...]) -> None:
+    """Refuse what was said beside a file by a name that nobody asks for.
+
+    Raises:
+        FilterError: there is such a name; says which are allowed.
+    """
+    names = [ask.name for ask in known]
+    unknown = sorted(said.keys() - set(names))
+    if unknown:
+        said_name = unknown[0][:60]
+        raise FilterError(f"no field {said_name!r}", where=f"body.{said_name}", hint=f"allowed: {', '.join(names)}")
+
+
+def json_field(name: str, text: str, shape: Any) -> Any:
+    """A field of a form that holds JSON.
+
+    Raises:
+        FilterError: it is none, or has another shape.
+    """
+    try:
+        return msgspec.json.decode(text, type=shape)
+    except (msgspec.DecodeError, RecursionError) as problem:
+        raise FilterError(f"{name} is no such JSON: {str(problem)[:100]}", where=f"body.{name}") from None
 
 
 class _Sink:

@@ -16,7 +16,7 @@ from .. import examples
 from ..catalogue import acting, catalogue_of, lab_of, run_of
 from ..contract import LIMIT, Ask, asked, decode_body, named, route
 from ..downloads import download
-from ..uploads import received
+from ..uploads import check_fields, json_field, received
 
 _KIND = Ask("kind", "model, checkpoint, plot, evaluation, metrics, predictions, data, log, or any other word.", "model")
 _FIELDS = (
@@ -73,14 +73,11 @@ async def post_artifact(request: Request[Any, Any, Any]) -> Response[ArtifactFil
         return _created(request, run_id, await _reference(request))
     async with received(request, catalogue_of(request).store) as upload:
         said = dict(question.pairs) | upload.fields
-        unknown = sorted(said.keys() - {ask.name for ask in _FIELDS})
-        if unknown:
-            allowed = ", ".join(ask.name for ask in _FIELDS)
-            raise FilterError(f"no field {unknown[0][:60]!r}", where=f"body.{unknown[0][:60]}", hint=f"allowed: {allowed}")
+        check_fields(said, _FIELDS)
         path = said.get("path") or upload.name
         if not path:
             raise FilterError("the file has no name", where="path", hint="send it in a form, or say path=model.joblib")
-        metadata = decode_body((said.get("metadata") or "{}").encode(), dict[str, Any])
+        metadata = json_field("metadata", said.get("metadata") or "{}", dict[str, Any])
         check_place(path)
         sha256, size = await asyncio.to_thread(upload.incoming.keep)
         kind = said.get("kind") or said.get("type")

@@ -18,7 +18,7 @@ from .. import examples
 from ..catalogue import acting, catalogue_of, dataset_of, lab_of
 from ..contract import LIMIT, Ask, actor, asked, read_body, route
 from ..downloads import download
-from ..uploads import Upload, received
+from ..uploads import Upload, check_fields, json_field, received
 from .runs import paged
 
 _FILTERS = (
@@ -77,10 +77,7 @@ async def post_dataset(request: Request[Any, Any, Any]) -> Response[DatasetDetai
 
 async def add(request: Request[Any, Any, Any], upload: Upload, said: dict[str, str]) -> Response[DatasetDetail]:
     """Keep what came as a version, if it can be read and is what it is to be."""
-    unknown = sorted(said.keys() - {ask.name for ask in _FIELDS})
-    if unknown:
-        allowed = ", ".join(ask.name for ask in _FIELDS)
-        raise FilterError(f"no field {unknown[0][:60]!r}", where=f"body.{unknown[0][:60]}", hint=f"allowed: {allowed}")
+    check_fields(said, _FIELDS)
     name = said.get("file") or upload.name or said.get("name", "")
     if not name:
         raise FilterError("the file has no name", where="file", hint="send it in a form, or say file=iris.csv")
@@ -111,19 +108,12 @@ def _validate(request: Request[Any, Any, Any], contents: Contents, text: str) ->
 
 def _tags(text: str) -> Any:
     if text.lstrip()[:1] in {"{", "["}:
-        return _json("tags", text, dict[str, Any] | list[str])
+        return json_field("tags", text, dict[str, Any] | list[str])
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _metadata(text: str) -> Any:
-    return _json("metadata", text, dict[str, Any])
-
-
-def _json(name: str, text: str, shape: Any) -> Any:
-    try:
-        return msgspec.json.decode(text, type=shape)
-    except (msgspec.DecodeError, RecursionError) as problem:
-        raise FilterError(f"{name} is no such JSON: {str(problem)[:100]}", where=f"body.{name}") from None
+    return json_field("metadata", text, dict[str, Any])
 
 
 def _one(name: str, summary: str, **more: Any) -> dict[str, Any]:

@@ -610,9 +610,9 @@ class Actions:
 
     def _write(self, said: list[events.Event], run_id: str, clock: int) -> list[str]:
         self._writer.observe(clock)
-        written = [self._writer.append(event, run=run_id, by=self._by) for event in said]
+        written = self._writer.append_all(said, run=run_id, by=self._by) if said else []
         self.lab.refresh()
-        return [event for event in written if event is not None]
+        return written
 
     def _write_about(self, event: events.Event, about: str, name: str) -> str:
         self._writer.observe(self.lab.clock_of_subject(about, name))

@@ -39,7 +39,9 @@ class _Answer(msgspec.Struct):
     key: str = ""
 
 
-def call(job: str, given: dict[str, Any], *, seconds: float = SECONDS, memory: int = MEMORY) -> bytes:
+def call(
+    job: str, given: dict[str, Any], *, seconds: float = SECONDS, memory: int = MEMORY, given_up: threading.Event | None = None
+) -> bytes:
     """Do a job in a process of its own; return its result as JSON.
 
     Args:
@@ -47,12 +49,13 @@ def call(job: str, given: dict[str, Any], *, seconds: float = SECONDS, memory: i
         given: what it needs, as JSON.
         seconds: when it is killed.
         memory: at how many bytes it is killed.
+        given_up: set by another thread once nobody waits for it any more; it is killed then.
 
     Raises:
         RejectedError: the job refuses what it was given, took too long or too much memory, or died.
     """
     process = subprocess.Popen([sys.executable, "-P", "-m", __name__, job], **_NO_TERMINAL, env=environment())  # type: ignore[call-overload]
-    with Watch(process.pid, seconds=seconds, memory=memory, kill=process.kill) as watch:
+    with Watch(process.pid, seconds=seconds, memory=memory, kill=process.kill, given_up=given_up) as watch:
         out, err = process.communicate(msgspec.json.encode(given))
     if watch.verdict:
         raise RejectedError(f"it {watch.verdict}", key="file", hint="nothing of it was kept")
@@ -76,20 +79,26 @@ def environment() -> dict[str, str]:
 
 
 class Watch:
-    """Looks at a process until it ends, and kills it at its deadline or memory limit; `verdict` says why, or is empty.
+    """Looks at a process until it ends, and kills it at its deadline, its memory limit, or when nobody waits for it any more.
+
+    `verdict` says why, or is empty.
 
     Args:
         pid: the process.
         seconds: from now on.
         memory: bytes that it may have in memory.
         kill: ends it.
+        given_up: set once nobody waits for it any more.
     """
 
-    def __init__(self, pid: int, *, seconds: float, memory: int, kill: Callable[[], object]) -> None:
+    def __init__(
+        self, pid: int, *, seconds: float, memory: int, kill: Callable[[], object], given_up: threading.Event | None = None
+    ) -> None:
         self.verdict = ""
         self._pid = pid
         self._until = time.monotonic() + seconds
         self._seconds, self._memory, self._kill = seconds, memory, kill
+        self._given_up = given_up
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, name="ailab-watch", daemon=True)
 
@@ -103,7 +112,9 @@ class Watch:
 
     def _look(self) -> None:
         while not self._done.wait(LOOK_S):
-            if time.monotonic() > self._until:
+            if self._given_up is not None and self._given_up.is_set():
+                self.verdict = "was given up"
+            elif time.monotonic() > self._until:
                 self.verdict = f"took longer than {self._seconds:g} s"
             elif (used := memory_of(self._pid)) is not None and used > self._memory:
                 self.verdict = f"took more than {self._memory >> 20} MB of memory"

@@ -1,8 +1,9 @@
 """How events lie on disk: append, sync, seal, scan. Bytes and lines; it knows nothing of machine learning.
 
 A segment is one file of lines with one writer for its whole life: one process and one run, or one process and no run.
-It is created exclusively, appended with one `write(2)` a line, never opened for writing again after its writer is gone,
-and rotates at 16 MiB or one hour. Its first line is `segment.opened`, its last, when it ended in order, `segment.sealed`.
+It is created exclusively, appended with one `write(2)` a line (or for all lines of one action), never opened for writing again
+after its writer is gone, and rotates at 16 MiB or one hour. Its first line is `segment.opened`, its last, when it ended in order,
+`segment.sealed`.
 
 What holds. When `append` (or the function from `metrics_logger`) has returned, the line is in the kernel: kill -9 does not
 lose it; with `durable=True` it is on the disk. `seq` has no gaps and is used up only by a line that was written whole.
@@ -34,7 +35,7 @@ from .segments import SILENCE_SECONDS, Envelope, Segment, Tail, encode_line, rea
 from .store import MARKER, segment_name, sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .store import Store
 
@@ -224,7 +225,21 @@ class Writer:
                 self._deferred.append(late)
                 self._soil()
                 return None
-            return self._append(late)
+            written = self._append([late])
+            return written[0] if written else None
+
+    def append_all(self, said: Sequence[events.Event], *, run: str | None = None, by: str | None = None) -> list[str]:
+        """Append the events of one action with one write, so that no kill comes between them; return their ids.
+
+        Only where the system writes a part of what it was given (a disk that is full, a kill within a write of several pages) the
+        first of them stay, as whole lines.
+
+        Raises:
+            StoreError: they cannot be written. The writer has to be `strict`.
+        """
+        assert self.strict  # noqa: S101  (what failed is the caller's to repeat, so nothing is kept for later)
+        with self._lock():
+            return self._append([_Late(event, run if run is not None else self.run, by, None) for event in said])
 
     def observe(self, clock: int) -> None:
         """Make the next event later than one with this Lamport clock."""
@@ -232,20 +247,21 @@ class Writer:
             _, seq, _, lead, _ = self._get()
             self._set_lead(max(lead, clock + 1 - seq))
 
-    def _append(self, late: _Late) -> str | None:
+    def _append(self, lates: list[_Late]) -> list[str]:
         try:
             if self._sealed:
                 raise OSError(0, "the segment is sealed")
             self._ready()
             self._settle_debts()
-            written = self._write(late)
+            written = self._write(*lates)
         except OSError as problem:
             if is_from_signal_handler(problem):
                 raise
-            self._drop(late, problem)
-            return None
+            for late in lates:
+                self._drop(late, problem)
+            return []
         if self._deferred:  # a signal handler has logged while this was written
-            self._append(self._deferred.pop())
+            self._append([self._deferred.pop()])
         return written
 
     def _ready(self) -> None:
@@ -274,21 +290,21 @@ class Writer:
             self._write(_Late(events.WritesDropped(count=count, error=error, first=first, last=last), self.run, None, None))
             self._lost = [0, "", None, None]
 
-    def _write(self, late: _Late, *, last: bool = False) -> str:
-        self._soil()  # first: a signal handler that logs from here on must not take the seq that this line gets
-        fd, seq, prev, lead, _ = self._get()
-        line = events.Line(seq, datetime.now(_UTC), seq + lead, late.event.kind, late.run, late.by, late.via, late.event, prev, 0)
-        try:
-            data, crc = encode_line(line)
-        except UnicodeEncodeError:  # a name or text with lone surrogates, as the file system hands out
-            data, crc = encode_line(msgspec.structs.replace(line, data=_without_surrogates(msgspec.to_builtins(late.event))))
-        self._put_bytes(fd, _TORN_END + data if self._torn else data)
+    def _write(self, *lates: _Late, last: bool = False) -> list[str]:
+        self._soil()  # first: a signal handler that logs from here on must not take the seqs that these lines get
+        fd, first, crc, lead, _ = self._get()
+        seq, lines = first, [_TORN_END] if self._torn else []
+        for late in lates:
+            data, crc = _encode(late, seq, lead, crc)
+            lines.append(data)
+            seq += 1
+        self._put_bytes(fd, b"".join(lines))
         self._torn = False
         # with `durable` the fast path is never taken: its call would return before the flush; and none is taken after a footer
-        self._put(fd, seq + 1, crc, 0 if self.durable else self._next_look(fd, seq), self.durable or last)
+        self._put(fd, seq, crc, 0 if self.durable else self._next_look(fd, seq - 1), self.durable or last)
         if self.durable:
             self._make_durable(fd)
-        return f"{self.name}:{seq}"
+        return [f"{self.name}:{n}" for n in range(first, seq)]
 
     def _make_durable(self, fd: int) -> None:
         """Flush; a flush that failed is never tried again as if it could succeed: the next line goes to a new segment."""
@@ -541,6 +557,15 @@ class Writer:
         self._leave()
         if fd >= 0:
             os.close(fd)  # closing keeps the parent's flock; unlocking would take it away
+
+
+def _encode(late: _Late, seq: int, lead: int, prev: int) -> tuple[bytes, int]:
+    """(line, its checksum), chained to the line before it."""
+    line = events.Line(seq, datetime.now(_UTC), seq + lead, late.event.kind, late.run, late.by, late.via, late.event, prev, 0)
+    try:
+        return encode_line(line)
+    except UnicodeEncodeError:  # a name or text with lone surrogates, as the file system hands out
+        return encode_line(msgspec.structs.replace(line, data=_without_surrogates(msgspec.to_builtins(late.event))))
 
 
 def _without_surrogates(value: Any) -> Any:

@@ -69,7 +69,6 @@ class Sandbox:
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
         self._busy = threading.Lock()
-        self._asked_by: threading.Event | None = None
 
     def ask(
         self, sql: str, *, limit: int, seconds: float = SECONDS, size: int = SIZE, given_up: threading.Event | None = None
@@ -81,7 +80,7 @@ class Sandbox:
             limit: how many rows at most.
             seconds: when the process is killed, from when it begins with this query.
             size: how many bytes of rows at most.
-            given_up: what `give_up` is called with, by another thread than the one that waits for a part.
+            given_up: set by another thread once nobody waits for it any more: it ends at once, or does not begin.
 
         Raises:
             FilterError: the query is not one that may be asked, or took too long or too much memory; also between rows.
@@ -91,12 +90,11 @@ class Sandbox:
             if given_up is not None and given_up.is_set():
                 return
         try:
-            self._asked_by = given_up
             process = self._started()
             assert process.stdin is not None  # noqa: S101  (pipes)
             assert process.stdout is not None  # noqa: S101
             ended = False
-            watch = confined.Watch(process.pid, seconds=seconds, memory=self._memory, kill=process.kill)
+            watch = confined.Watch(process.pid, seconds=seconds, memory=self._memory, kill=process.kill, given_up=given_up)
             try:
                 with watch:
                     with suppress(BrokenPipeError):
@@ -112,15 +110,7 @@ class Sandbox:
                 if not ended:
                     self.close()
         finally:
-            self._asked_by = None
             self._busy.release()
-
-    def give_up(self, given_up: threading.Event) -> None:
-        """Let a query that nobody waits for end: at once where it runs, and before it begins where it waits."""
-        given_up.set()
-        process = self._process
-        if self._asked_by is given_up and process is not None:
-            process.kill()
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:

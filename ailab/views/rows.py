@@ -12,8 +12,10 @@ import functools
 import hashlib
 import sys
 from collections import Counter, defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import msgspec
 
 from .. import blobs, events
@@ -25,8 +27,6 @@ from .wide import COLUMNS_MAX, quoted
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
     from datetime import datetime
-
-    import duckdb
 
     from ..store import Store
     from .fold import RunFold, RunState
@@ -422,6 +422,32 @@ def insert(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dict[str, 
         name = table.rpartition(".")[2]
         types = _static.get(name) or _static.setdefault(name, columns_of(con, table))
         insert_columns(con, table, {column: [row.get(column) for row in rows] for column in types}, types)
+
+
+def memory_of(con: duckdb.DuckDBPyConnection) -> int:
+    """Bytes of all tables that are in memory."""
+    ((used,),) = con.execute("SELECT sum(memory_usage_bytes)::BIGINT FROM duckdb_memory()").fetchall()
+    return int(used)
+
+
+def write_anew(con: duckdb.DuckDBPyConnection, schema: str) -> None:
+    """Copy the tables of a database, which have no keys, and put the copies in their places: rows that were replaced are gone.
+
+    In memory the engine frees no text of a row that was deleted, whatever CHECKPOINT and VACUUM do.
+    """
+    tables = con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = $1", [schema]).fetchall()
+    con.execute("BEGIN")
+    try:
+        for (table,) in tables:
+            con.execute(f"CREATE TABLE {schema}.anew AS FROM {schema}.{table}")
+            con.execute(f"DROP TABLE {schema}.{table}")
+            con.execute(f"ALTER TABLE {schema}.anew RENAME TO {table}")
+        con.execute("COMMIT")
+    except BaseException:
+        con.execute("ROLLBACK")
+        raise
+    with suppress(duckdb.TransactionException):  # a cursor reads them just now: they are freed by the next
+        con.execute(f"CHECKPOINT {schema}")
 
 
 def insert_columns(

@@ -34,9 +34,10 @@ from .access import Tokens, is_loopback
 from .catalogue import Catalogue
 from .guard import Guard, Rules
 from .routes import HANDLERS
+from .wire import Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
 
@@ -72,10 +73,12 @@ class Server(Litestar):
             await self.guard(scope, receive, send)  # type: ignore[arg-type]  # no lifespan here
 
     async def _inside(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Answer HEAD as GET without its body: Litestar has no routes for it."""
+        """Answer HEAD as GET without its body, which Litestar has no routes for; then end what the request began."""
         is_head = scope["type"] == "http" and scope["method"] == "HEAD"
         if is_head:
             scope = {**scope, "method": "GET", "ailab_head": True}
+        ends: list[Callable[[], Awaitable[object]]] = []
+        scope["ailab_ends"] = ends
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -84,7 +87,11 @@ class Server(Litestar):
                 message["body"] = b""
             await send(message)
 
-        await super().__call__(scope, receive, answer)
+        try:
+            await super().__call__(scope, receive, answer)
+        finally:
+            for end in ends:
+                await end()
 
 
 def _with_head(allow: bytes) -> bytes:
@@ -222,9 +229,9 @@ def _token_in(path: str) -> str:
 
 
 def _config(app: Any, **more: Any) -> uvicorn.Config:
-    """One worker, one parser whose limits we know (h11), no forwarding headers, and a log of what goes wrong only."""
+    """One worker, one parser whose limits and refusals we know, no forwarding headers, and a log of what goes wrong only."""
     return uvicorn.Config(
-        app, http="h11", ws="none", access_log=False, log_level="error", proxy_headers=False, server_header=False,
+        app, http=Protocol, ws="none", access_log=False, log_level="error", proxy_headers=False, server_header=False,
         timeout_graceful_shutdown=GRACE_S, **more,
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from ailab.store import find_store, open_store
 from ailab.views import Lab
 
 from .contract import actor, named
+from .crews import Crew
 from .following import News
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from .access import Actor
 
 MAX_AGE_S = 0.2
+QUERIES_MAX = 8
+"""Queries that may be asked at once; one is answered, the others wait for it."""
+READERS = 2
+"""Files that are examined or read at once; each may take much memory (`confined.MEMORY`)."""
+FILES_MAX = 32
+"""Files that are being read or wait for it."""
 _log = logging.getLogger("ailab_api")
 
 
@@ -44,7 +51,9 @@ class Catalogue:
 
     Attributes:
         news: tells those who follow what changes.
-        sandbox: answers SQL, one query at a time; `waiting` counts those that wait for it, and the one that it answers.
+        sandbox: answers SQL, one query at a time.
+        queries: those who wait for it.
+        readers: those who wait for a file that is examined, or read for a preview.
 
     Raises:
         StoreError: the store cannot be opened or made.
@@ -56,7 +65,8 @@ class Catalogue:
         self._actions = Actions(self._lab, via="http")
         self.sandbox = Sandbox(self._lab.store.path)
         self.receiver = Receiver(self._lab.store)
-        self.waiting = 0
+        self.queries = Crew("queries", threads=QUERIES_MAX, most=QUERIES_MAX)
+        self.readers = Crew("files", threads=READERS, most=FILES_MAX)
         self._rebuilt_s = 0.0
         self.news = News(self.lab)
         self.news.look()
@@ -112,6 +122,8 @@ class Catalogue:
 
     def close(self) -> None:
         """Seal the writer's segment and let go of the catalogue."""
+        self.queries.close()
+        self.readers.close()
         self.sandbox.close()
         self.receiver.close()
         self._actions.close()

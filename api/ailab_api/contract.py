@@ -24,6 +24,8 @@ from . import errors, examples
 from .access import Actor, is_loopback
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from litestar import Request
     from litestar.connection import ASGIConnection
     from litestar.handlers.base import BaseRouteHandler
@@ -214,6 +216,11 @@ def asked(request: Request[Any, Any, Any]) -> Asked:
 def named(request: Request[Any, Any, Any], name: str) -> str:
     """A part of the path, percent-decoded once by the server."""
     return str(request.path_params[name])
+
+
+def at_end(request: Request[Any, Any, Any], end: Callable[[], Awaitable[object]]) -> None:
+    """Have something done when a request is over, in whichever way; an answer that was never begun ends too."""
+    request.scope["ailab_ends"].append(end)  # type: ignore[typeddict-item]
 
 
 async def read_body(request: Request[Any, Any, Any], shape: type[T]) -> T:

@@ -8,12 +8,15 @@ the same.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from litestar import Response
 from litestar.response import Stream
+
+from ailab.errors import DamageError
 
 from . import errors
 
@@ -35,7 +38,14 @@ def download(request: Request[Any, Any, Any], file: IO[bytes], *, size: int, sha
     """Answer with the bytes of an open file, or the part of it that was asked for.
 
     One range is answered with 206, one that begins behind the end with 416; several ranges, and what is no range, with the whole.
+
+    Raises:
+        DamageError: the file has another size than it was kept with.
     """
+    found = os.fstat(file.fileno()).st_size
+    if found != size:
+        file.close()
+        raise DamageError("bad-checksum", path=file.name, detail=f"{found} bytes, not {size}")
     tag = f'"{sha256}"'
     headers = {
         "ETag": tag, "Accept-Ranges": "bytes", "Content-Disposition": disposition(name),
@@ -81,7 +91,10 @@ def _no_such_part(request: Request[Any, Any, Any], size: int) -> Response[Any]:
 async def _pieces(file: IO[bytes], start: int, end: int) -> AsyncIterator[bytes]:
     with file:
         await asyncio.to_thread(file.seek, start)
-        while start < end and (piece := await asyncio.to_thread(file.read, min(PIECE, end - start))):
+        while start < end:
+            piece = await asyncio.to_thread(file.read, min(PIECE, end - start))
+            if not piece:
+                raise DamageError("bad-checksum", path=file.name, detail=f"it ended at byte {start} while it was read")
             start += len(piece)
             yield piece
 

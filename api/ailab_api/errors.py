@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from litestar import Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, InternalServerException
 
 from ailab import problems
 from ailab.errors import AilabError, DamageError, StoreError
@@ -39,9 +39,14 @@ class TooManyError(AilabError):
         self.wait = wait
 
 
+class LeftError(Exception):
+    """The client is gone; nobody reads what is answered."""
+
+
 DETAIL_MAX = 600
 """Characters of `detail`: what was sent is quoted in it, and may be long."""
 
+_LEFT = "client disconnected prematurely"
 _log = logging.getLogger("ailab_api")
 
 
@@ -67,9 +72,16 @@ def problem_of(error: Exception, *, instance: str) -> Problem:
         return found
     if isinstance(error, TooManyError):
         return problem(429, error.message, instance=instance, hint=error.hint)
+    if _has_left(error):
+        return problem(400, "the client left", instance=instance)
     if isinstance(error, HTTPException) and 400 <= error.status_code < 500:  # noqa: PLR2004  (the client's errors)
         return problem(error.status_code, str(error.detail), instance=instance)
     return problem(500, "the server failed at this request", instance=instance, hint="its log says why")
+
+
+def _has_left(error: Exception) -> bool:
+    """Whether nobody waits for the answer; Litestar says so of a body that breaks off, as of a fault of the server."""
+    return isinstance(error, LeftError) or (isinstance(error, InternalServerException) and error.detail == _LEFT)
 
 
 def encode(found: Problem) -> bytes:

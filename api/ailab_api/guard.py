@@ -45,15 +45,17 @@ UPLOADS = re.compile(
     r"POST /datasets|POST /artifacts/[^/]+|PUT /(journal|blobs)/[^/]+|POST /api/modellab/(datasets(/upload)?|artifacts/[^/]+)"
 )
 """Where a body may be a file: no plain text, which any page may send."""
+BODY_MOST = 65 << 30
+"""Bytes of a body, wherever it goes; less at most routes."""
 OPEN_PATHS = frozenset({"/health"})
 """What answers whoever asks: whether the server is there."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-CONTENT_SECURITY_POLICY = (
+CONTENTSECURITY_POLICY = (
     "default-src 'none'; style-src 'self'{styles}; img-src 'self' data:; form-action 'none'; frame-ancestors 'none'; "
     "base-uri 'none'"
 )
-_SECURITY = (
+SECURITY = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
@@ -159,8 +161,8 @@ class Guard:
         self.rules = rules
         self.tokens: Tokens | None = None
         self.limits = Limits()
-        policy = CONTENT_SECURITY_POLICY.format(styles="".join(f" '{style}'" for style in styles))
-        self._headers = [(b"content-security-policy", policy.encode()), *_SECURITY]
+        policy = CONTENTSECURITY_POLICY.format(styles="".join(f" '{style}'" for style in styles))
+        self._headers = [(b"content-security-policy", policy.encode()), *SECURITY]
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Refuse the request, answer it where it is a preflight, or let it through."""
@@ -234,7 +236,10 @@ class Guard:
 
     def _refusal(self, request: _Request) -> Problem | None:
         """The first rule that the request breaks."""
-        return request.path_problem() or self._host_problem(request) or self._page_problem(request) or request.body_problem()
+        return (
+            request.path_problem() or self._host_problem(request) or self._page_problem(request)
+            or request.length_problem() or request.body_problem()
+        )  # fmt: skip
 
     def _host_problem(self, request: _Request) -> Problem | None:
         hosts = request.all("host")
@@ -311,6 +316,11 @@ class _Request:
         if ".." in self.path.split("/"):
             return self.problem(400, "'..' in the path", where="path")
         return None
+
+    def length_problem(self) -> Problem | None:
+        """Why the body is larger than any may be."""
+        lengths = [length for length in self.all("content-length") if length.isdecimal() and int(length) > BODY_MOST]
+        return self.problem(413, f"a body of {lengths[0][:40]} bytes", where="Content-Length") if lengths else None
 
     def body_problem(self) -> Problem | None:
         """Why the body's type is not allowed, or its encoding, which nobody would undo; a request without a body needs none."""

@@ -1,6 +1,7 @@
 """/datasets: files of data by name and version. What is sent is read in a process of its own, and kept only if it can be."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -86,7 +87,7 @@ async def add(request: Request[Any, Any, Any], upload: Upload, said: dict[str, s
     project = actor(request).project_for(said.get("project_id") or None)
     if project is not None:
         fields.project_id = project
-    contents = await _examined(upload, name, said)
+    contents = await _examined(request, upload, name, said)
     if said.get("validate_against"):
         _validate(request, contents, said["validate_against"])
     with acting(request) as actions:
@@ -94,10 +95,17 @@ async def add(request: Request[Any, Any, Any], upload: Upload, said: dict[str, s
     return Response(found, status_code=201 if is_new else 200, headers={"Location": f"/datasets/{found.dataset_id}"})
 
 
-async def _examined(upload: Upload, name: str, said: dict[str, str]) -> Contents:
+async def _examined(request: Request[Any, Any, Any], upload: Upload, name: str, said: dict[str, str]) -> Contents:
     await asyncio.to_thread(upload.incoming.settle)
     given = {"path": upload.incoming.path, "name": name, "format": said.get("format"), "encoding": said.get("encoding")}
-    return msgspec.json.decode(await asyncio.to_thread(confined.call, "examine", given), type=Contents)
+    return msgspec.json.decode(await _read(request, "examine", given), type=Contents)
+
+
+async def _read(request: Request[Any, Any, Any], job: str, given: dict[str, Any], seconds: float = confined.SECONDS) -> bytes:
+    """What a process of its own finds in a file, while somebody waits for it."""
+    async with catalogue_of(request).readers.work() as work:
+        call = partial(confined.call, job, given, seconds=seconds, given_up=work.given_up)
+        return await work.step_unless_left(request, call)
 
 
 def _validate(request: Request[Any, Any, Any], contents: Contents, text: str) -> None:
@@ -191,12 +199,12 @@ def restore_dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
 async def get_preview(request: Request[Any, Any, Any]) -> DatasetPreview:
     """Answer with the rows, read in a process of its own."""
     limit = asked(request).count("limit", default=inventory.PREVIEW_MAX, most=inventory.PREVIEW_MAX)
-    return await previewed(*inventory.preview_job(lab_of(request), dataset_of(request), limit))
+    return await previewed(request, *inventory.preview_job(lab_of(request), dataset_of(request), limit))
 
 
-async def previewed(found: DatasetDetail, given: dict[str, Any]) -> DatasetPreview:
+async def previewed(request: Request[Any, Any, Any], found: DatasetDetail, given: dict[str, Any]) -> DatasetPreview:
     """The first rows of a version, as `preview_job` says where they are."""
-    rows = msgspec.json.decode(await asyncio.to_thread(confined.call, "preview", given, seconds=60), type=list[dict[str, Any]])
+    rows = msgspec.json.decode(await _read(request, "preview", given, seconds=60), type=list[dict[str, Any]])
     return DatasetPreview(rows=rows, total=found.rows, showing=len(rows))
 
 

@@ -268,7 +268,7 @@ async def preview_dataset(request: Request[Any, Any, Any]) -> DatasetPreview:
     """Answer with the rows, read in a process of its own; the envelope is ours as well."""
     limit = asked(request).count("limit", default=inventory.PREVIEW_MAX, most=inventory.PREVIEW_MAX)
     found, given = inventory.preview_job(lab_of(request), _dataset(request).dataset_id, limit)
-    return await datasets.previewed(found, given)
+    return await datasets.previewed(request, found, given)
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,7 @@
 """/sql: one SELECT over the views, answered by a process of its own; rows leave as they are found."""
 
-import asyncio
-import threading
-import time
 from collections.abc import AsyncIterator, Generator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,22 +9,20 @@ from litestar import Request, get, post
 from litestar.response import Stream
 
 from ailab import queries
-from ailab.errors import AilabError, ConflictError
+from ailab.errors import AilabError
 from ailab.queries import SqlAnswer, ViewInfo
 from ailab.sandbox import SECONDS, Head, Part, Tail
 
 from .. import errors, examples
-from ..catalogue import Catalogue, catalogue_of, lab_of
-from ..contract import read_body, route
+from ..catalogue import catalogue_of, lab_of
+from ..contract import at_end, read_body, route
+from ..crews import Work
 
 ROWS_MAX = 100_000
 SECONDS_MAX = 120.0
 SIZE = 64 << 20
 """Bytes of an answer."""
-WAITING_MAX = 8
-"""Queries that may wait for the one process that answers them."""
 PIECE = 64 << 10
-LOOK_S = 0.02
 
 
 class SqlBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -52,7 +48,7 @@ def get_views(request: Request[Any, Any, Any]) -> list[ViewInfo]:
     "/sql", status_code=200,
     **route(
         "run_sql", "Answer one SELECT over the views: no files, no settings, killed at its deadline or memory limit.", tag="ask",
-        body=SqlBody(sql="select name, max(accuracy) from wide group by 1", limit=100), fails=(400, 409, 415, 503),
+        body=SqlBody(sql="select name, max(accuracy) from wide group by 1", limit=100), fails=(400, 415, 429, 503),
         example=SqlAnswer(columns=["name", "max(accuracy)"], types=["VARCHAR", "DOUBLE"], rows=[["svm", 0.97]], truncated=False),
     ),
 )  # fmt: skip
@@ -62,25 +58,20 @@ async def post_sql(request: Request[Any, Any, Any]) -> Stream:
     limit = min(max(1, asked.limit), ROWS_MAX)
     seconds = min(max(0.01, asked.seconds), SECONDS_MAX) if asked.seconds == asked.seconds else SECONDS
     catalogue = catalogue_of(request)
-    if catalogue.waiting >= WAITING_MAX:
-        raise ConflictError(f"{WAITING_MAX} queries wait already", hint="ask again in a moment")
-    given_up = threading.Event()
-    parts = catalogue.sandbox.ask(asked.sql, limit=limit, seconds=seconds, size=SIZE, given_up=given_up)
-    catalogue.waiting += 1
+    work = catalogue.queries.begin()
+    parts = catalogue.sandbox.ask(asked.sql, limit=limit, seconds=seconds, size=SIZE, given_up=work.given_up)
     pieces = _pieces(parts, errors.instance_of(request.scope))
-    try:
-        first = await asyncio.to_thread(next, pieces)
-    except BaseException:
-        await _end(catalogue, pieces, given_up)
-        raise
-    return Stream(_sent(catalogue, first, pieces, given_up), media_type="application/json")
+    at_end(request, partial(work.end, pieces.close))
+    first = await work.step_unless_left(request, next, pieces, b"")
+    return Stream(_sent(work, first, pieces), media_type="application/json")
 
 
 def _pieces(parts: Generator[Part, None, None], instance: str) -> Generator[bytes, None, None]:
     """The answer as JSON, some rows at a time; the first piece is there only if the query has begun to answer."""
     encode = msgspec.json.encode
-    head = next(parts)
-    assert isinstance(head, Head)  # noqa: S101  (the first part of every answer)
+    head = next(parts, None)
+    if not isinstance(head, Head):  # it was given up before it began
+        return
     waiting = [b'{"columns":' + encode(head.columns) + b',"types":' + encode(head.types) + b',"rows":[']
     size, mark, sent = 0, b"", False
     try:
@@ -101,32 +92,10 @@ def _pieces(parts: Generator[Part, None, None], instance: str) -> Generator[byte
         parts.close()
 
 
-async def _sent(
-    catalogue: Catalogue, first: bytes, pieces: Generator[bytes, None, None], given_up: threading.Event
-) -> AsyncIterator[bytes]:
-    try:
-        yield first
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-            yield piece
-    finally:
-        await _end(catalogue, pieces, given_up)
-
-
-async def _end(catalogue: Catalogue, pieces: Generator[bytes, None, None], given_up: threading.Event) -> None:
-    """Let go of an answer, also of one that a thread still waits for while its client is gone."""
-
-    def close() -> None:
-        while True:
-            try:
-                pieces.close()
-            except ValueError:  # another thread is inside
-                catalogue.sandbox.give_up(given_up)
-                time.sleep(LOOK_S)
-            else:
-                return
-
-    catalogue.waiting -= 1
-    await asyncio.shield(asyncio.to_thread(close))
+async def _sent(work: Work, first: bytes, pieces: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
+    yield first
+    while (piece := await work.step(next, pieces, None)) is not None:
+        yield piece
 
 
 HANDLERS = [get_views, post_sql]

@@ -421,9 +421,8 @@ class Tee:
 
     def close(self, run: Any, *, final: bool = False) -> None:
         """Write what a run has printed, and keep no more; with the last run, the streams are what they were."""
-        if run.id not in self._rolls:
-            return
-        self.drain(end=run, final=final)
+        if self._rolls:
+            self.drain(end=run, final=final)  # of a run that keeps no lines too: while it runs, they are not another one's
         self._rolls.pop(run.id, None)
         if not self._rolls:
             self.live = False

@@ -63,6 +63,7 @@ class Pulse:
         self._idle = self._stopped = False
         self._thread: threading.Thread | None = None
         self._runs: dict[str, Run] = {}
+        self._joined: dict[str, float] = {}
         self._said: dict[str, tuple[str, int]] = {}
         self._beat_at = 0.0
         self._gauges: Gauges | None = None
@@ -102,11 +103,11 @@ class Pulse:
     def join(self, run: Run) -> None:
         """Work for a run that has begun."""
         with _Quietly(run):
-            self._runs[run.id] = run
+            self._runs[run.id], self._joined[run.id] = run, time.monotonic()
             if run._setting.console:
                 self._tee.open(run)
             if run._setting.system_metrics:
-                self._sample_at = min(self._sample_at, time.monotonic() + FIRST_SECONDS)
+                self._sample_at = min(self._sample_at, self._joined[run.id] + FIRST_SECONDS)
             run._pulse = self
             if self._idle:
                 self._idle = False
@@ -118,10 +119,13 @@ class Pulse:
             return
         with _Quietly(run):
             self._tee.close(run, final=final)
-            if not final and run._setting.system_metrics:
+            joined = self._joined.pop(run.id, inf)
+            if not final and run._setting.system_metrics and time.monotonic() - joined >= FIRST_SECONDS:
                 self._measure_last()
             self._runs.pop(run.id, None)
             self._said.pop(run.id, None)
+            if not any(other._setting.system_metrics for other in list(self._runs.values())):
+                self._sample_at = inf
 
     def _keep(self, run: Run, event: ConsoleLinesLogged, final: bool) -> None:  # noqa: FBT001  (a callback)
         with _Quietly(run):
@@ -197,8 +201,6 @@ class Pulse:
             with _Quietly(run):
                 if writer is not None and run.status == "running":
                     writer.append(SystemMetricsLogged(values=found[writer.store.path]))
-        if not wanted:
-            self._sample_at = inf  # until the next one joins
 
     def _measure_last(self) -> None:
         """Write one more reading to a run that ends, where the gauges are at hand and nobody is reading them now."""

@@ -18,7 +18,7 @@ import pytest
 from recorded import payloads
 
 import ailab
-from ailab import console, journal, runs, store
+from ailab import console, journal, recorder, runs, store
 
 
 @pytest.fixture
@@ -39,10 +39,8 @@ def of_store(path):
     there = store.Store(str(path))
     found = []
     for name in there.segment_names():
-        for line in journal.scan(there.segment_path(name)):
-            if line.kind == "console_lines.logged":
-                found.append(msgspec.json.decode(line.data, type=console.ConsoleLinesLogged))
-    return found
+        found += [line.data for line in journal.scan(there.segment_path(name)) if line.kind == "console_lines.logged"]
+    return [msgspec.json.decode(data, type=console.ConsoleLinesLogged) for data in found]
 
 
 def shown(*texts, queue=None):
@@ -300,7 +298,7 @@ def test_one_text_that_is_too_long_keeps_its_end(store_dir, quick):
 
 
 def test_the_stream_stays_what_it_was(scripts, store_dir):
-    """The same object, type, encoding, descriptor and buffer; what is printed comes out unchanged, and `write` gives its count."""
+    """The same object, type, encoding, descriptor and buffer; what is printed comes out unchanged, `write` gives its count."""
     done = scripts.run("""
         import sys, ailab
         before = sys.stdout, type(sys.stdout), sys.stdout.encoding, sys.stdout.fileno(), sys.stdout.isatty(), sys.stdout.buffer
@@ -429,7 +427,7 @@ def test_an_error_of_the_stream_is_the_callers(store_dir, quick, monkeypatch):
     """It goes up as it is, and the text that was not written is not kept."""
 
     class Broken(io.StringIO):
-        def write(self, text):
+        def write(self, _text):
             raise BrokenPipeError(32, "nobody reads")
 
     monkeypatch.setattr(sys, "stdout", Broken())
@@ -441,14 +439,11 @@ def test_an_error_of_the_stream_is_the_callers(store_dir, quick, monkeypatch):
 def test_our_own_trouble_is_not_the_callers(store_dir, quick, monkeypatch):
     """Where even a line cannot be noted, printing goes on, and the line is counted."""
     with ailab.start_run() as run:
-        from ailab import recorder
-
-        tee = recorder._pulse._tee
 
         def no_memory():
             raise MemoryError
 
-        monkeypatch.setattr(tee, "_make_room", no_memory)
+        monkeypatch.setattr(recorder._pulse._tee, "_make_room", no_memory)
         monkeypatch.setattr(console, "QUEUE_SIZE", 0)
         sys.stdout.write("text\n")
         monkeypatch.undo()
@@ -468,7 +463,7 @@ def test_our_own_warnings_do_not_go_round_in_circles(store_dir, quick, monkeypat
         monkeypatch.setattr(writer, "append", full)
         for _ in range(3):
             print("more")
-            ailab.recorder._pulse._tee.drain()
+            recorder._pulse._tee.drain()
         monkeypatch.undo()
     assert capsys.readouterr().err.count("the disk is full") <= 8
 
@@ -552,7 +547,7 @@ def test_the_last_lines_are_there_however_a_script_ends(scripts, store_dir, endi
     source = f"import ailab\nrun = ailab.start_run()\nprint('last words', flush=True)\n{code}\n"
     done = scripts.run(source, code=None)
     assert done.stdout == "last words\n"
-    assert [event.lines for event in of_store(store_dir)][0] == ["last words"]
+    assert of_store(store_dir)[0].lines == ["last words"]
     assert "ailab" not in done.stderr.replace("import ailab", "")
 
 

@@ -402,6 +402,7 @@ class Tee:
     def forked(self) -> None:
         """Begin anew, in a forked child too: what was printed before the fork is the parent's to tell."""
         self.live = False
+        self._tapping = RLock()  # held while streams, or who hears them, change
         self._making_room = RLock()
         self._draining = RLock()
         self._rolls: dict[str, Roll] = {}
@@ -415,18 +416,20 @@ class Tee:
         """Keep lines for a run from now on."""
         if self._rolls:
             self.drain()  # what no context claims is still the other run's
-        self._rolls[run.id] = Roll(run)
-        self.live = True
-        self.install()
+        with self._tapping:
+            self._rolls[run.id] = Roll(run)
+            self.live = True
+            self.install()
 
     def close(self, run: Any, *, final: bool = False) -> None:
         """Write what a run has printed, and keep no more; with the last run, the streams are what they were."""
         if self._rolls:
             self.drain(end=run, final=final)  # of a run that keeps no lines too: while it runs, they are not another one's
-        self._rolls.pop(run.id, None)
-        if not self._rolls:
-            self.live = False
-            self._remove()
+        with self._tapping:
+            self._rolls.pop(run.id, None)
+            if not self._rolls:
+                self.live = False
+                self._remove()
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
@@ -438,16 +441,21 @@ class Tee:
                 continue
             if follow and _descriptor(stream) not in {_descriptor(tap.stream) for tap in self._taps} - {None}:
                 continue
-            try:
-                own = "write" in getattr(stream, "__dict__", ())
-                original = stream.write
-                write = self._writer(name, original)
-                stream.write = write
-            except (AttributeError, TypeError) as problem:
-                self._warn(f"what is printed on {name} is not kept: {problem}")
-                continue
-            self._taps.append(_Tap(stream, original, write, own=own))
-            self._guarded |= not isinstance(stream, TextIOWrapper)
+            with self._tapping:
+                if self.live and all(tap.stream is not stream for tap in self._taps):  # still, and nobody else's by now
+                    self._tap(name, stream)
+
+    def _tap(self, name: str, stream: Any) -> None:
+        try:
+            own = "write" in getattr(stream, "__dict__", ())
+            original = stream.write
+            write = self._writer(name, original)
+            stream.write = write
+        except (AttributeError, TypeError) as problem:
+            self._warn(f"what is printed on {name} is not kept: {problem}; training goes on")
+            return
+        self._taps.append(_Tap(stream, original, write, own=own))
+        self._guarded |= not isinstance(stream, TextIOWrapper)
 
     def _remove(self) -> None:
         """Give each stream its own `write` back, unless somebody put another one over ours; ours then only passes on."""
@@ -530,7 +538,7 @@ class Tee:
             found = self._rolls.get(run.id)
             if found is not None or run._pid == os.getpid():
                 return found
-        return next(reversed(self._rolls.values()), None)
+        return next(reversed(list(self._rolls.values())), None)
 
     def _sort_out(self) -> None:
         """Bring what waits onto the screens."""
@@ -539,7 +547,7 @@ class Tee:
             self._size -= sum(len(piece[3]) + PIECE_SIZE for piece in pieces)
             lost, self._lost = self._lost, {}
             missed, self._missed = self._missed, {}
-        for roll in self._rolls.values():
+        for roll in list(self._rolls.values()):
             for name, count in missed.items():
                 roll.leave_out(name, count)
         torn = self._tell_lost(lost)

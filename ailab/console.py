@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 
 LINE_CHARACTERS = 4096
 """What is kept of one line, with the note that it was cut."""
-QUEUE_SIZE = 1 << 20
+QUEUE_SIZE = 1 << 19
 """Characters that wait at most, with `PIECE_SIZE` for each text; the oldest go first."""
+CALLS = 10
+"""How often the reader is called early, because the queue is half full, ..."""
+CALL_SECONDS = 10.0
+"""... and after how long once more: a burst is kept whole, a flood does not cost more than its share of a core."""
 PIECE_SIZE = 64
 RATE_LINES = 100
 """Lines a second that are kept in the long run."""
@@ -379,6 +383,7 @@ class Tee:
     Args:
         who: the run of the context that this is called in, or None.
         keep: called with a run, an event of it, and whether a signal handler ends the process; does not raise.
+        call: asks the reader to `drain` soon; at home in a signal handler.
         warn: called with a sentence about a stream that cannot be heard.
     """
 
@@ -386,12 +391,14 @@ class Tee:
         self,
         who: Callable[[], Any],
         keep: Callable[[Any, ConsoleLinesLogged, bool], None],
+        call: Callable[[], None],
         warn: Callable[[str], None],
     ) -> None:
         self.live = False
         """Whether anybody wants to know what is printed."""
         self._who = who
         self._keep = keep
+        self._call = call
         self._warn = warn
         self._taps: list[_Tap] = []
         self._guarded = False
@@ -409,6 +416,9 @@ class Tee:
         self._inside.clear()
         self._pieces.clear()
         self._size = 0
+        self._full = QUEUE_SIZE // 2
+        self._calls = float(CALLS)
+        self._drained_at = 0.0
         self._lost: dict[tuple[Any, str, int], tuple[int, bool]] = {}
         self._missed: dict[str, int] = {}
 
@@ -491,7 +501,7 @@ class Tee:
                     size = len(text) + PIECE_SIZE
                     append((who(), name, thread_of(), text))
                     self._size += size
-                    if self._size > QUEUE_SIZE:
+                    if self._size > self._full:
                         self._make_room()
             except (MemoryError, RecursionError):  # ours, and no reason for `print` to fail
                 self._missed[name] = self._missed.get(name, 0) + 1
@@ -500,7 +510,13 @@ class Tee:
         return write
 
     def _make_room(self) -> None:
-        """Leave the oldest texts out, up to three quarters of the room."""
+        """Call the reader early; where he does not come in time, leave the oldest texts out, a quarter of the room."""
+        self._full = QUEUE_SIZE
+        if self._size <= QUEUE_SIZE:
+            if self._calls >= 1:
+                self._calls -= 1
+                self._call()
+            return
         with self._making_room:
             while self._size > QUEUE_SIZE * 3 // 4 and self._pieces:
                 run, name, thread, text = self._pieces.popleft()
@@ -545,6 +561,9 @@ class Tee:
         with self._making_room:
             pieces = [self._pieces.popleft() for _ in range(len(self._pieces))]
             self._size -= sum(len(piece[3]) + PIECE_SIZE for piece in pieces)
+            now = time.monotonic()
+            self._calls = min(CALLS, self._calls + (now - self._drained_at) / CALL_SECONDS)
+            self._drained_at, self._full = now, QUEUE_SIZE // 2
             lost, self._lost = self._lost, {}
             missed, self._missed = self._missed, {}
         for roll in list(self._rolls.values()):
@@ -556,11 +575,13 @@ class Tee:
             text = "".join([piece[3] for piece in some])
             found = self._roll_of(run)
             if key in torn:
-                _, newline, text = text.partition("\n")
-                if newline:
+                whole = text.find("\r") + 1  # a bar is drawn anew from there
+                end = text.find("\n", 0, whole or None) + 1
+                text = text[end or whole or len(text) :]
+                if end or whole:
                     torn.discard(key)
-                    if found is not None:
-                        found.leave_out(name)
+                if end and found is not None:
+                    found.leave_out(name)
             if text and found is not None:
                 found.show(name, thread, text)
         for key in torn:

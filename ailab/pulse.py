@@ -15,6 +15,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from _thread import allocate_lock
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -53,13 +55,14 @@ class Pulse:
 
     def __init__(self) -> None:
         self.pid = 0
-        self._tee = console.Tee(current.get, self._keep, self._warn)
+        self._tee = console.Tee(current.get, self._keep, self._call, self._warn)
         self.forked()
 
     def forked(self) -> None:
         """Begin anew, in a forked child too: its parent's runs are not its own, and neither is the thread."""
         self._work = threading.RLock()
-        self._wake = threading.Event()
+        self._wake = allocate_lock()  # whoever calls lets it go; unlike an Event it may be called from a signal handler
+        self._wake.acquire()
         self._idle = self._stopped = False
         self._thread: threading.Thread | None = None
         self._runs: dict[str, Run] = {}
@@ -94,7 +97,7 @@ class Pulse:
     def stop(self) -> None:
         """End the thread, because the process ends; wait for a piece of work, but not for long."""
         self._stopped = True
-        self._wake.set()
+        self._call()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
 
@@ -111,7 +114,7 @@ class Pulse:
             run._pulse = self
             if self._idle:
                 self._idle = False
-                self._wake.set()
+                self._call()
 
     def leave(self, run: Run, *, final: bool = False) -> None:
         """Write what is left of a run that ends; `final` is for a signal handler that ends the process."""
@@ -127,6 +130,11 @@ class Pulse:
             if not any(other._setting.system_metrics for other in list(self._runs.values())):
                 self._sample_at = inf
 
+    def _call(self) -> None:
+        """Wake the thread."""
+        with suppress(RuntimeError):  # it was called, and has not come yet
+            self._wake.release()
+
     def _keep(self, run: Run, event: ConsoleLinesLogged, final: bool) -> None:  # noqa: FBT001  (a callback)
         with _Quietly(run):
             if run._writer is not None:
@@ -141,8 +149,7 @@ class Pulse:
     def _go_on(self) -> None:
         while not self._stopped:
             self._idle = not self._runs  # first the word, then the look: `join` does it the other way round
-            self._wake.wait(None if self._idle and not self._runs else TICK_SECONDS)
-            self._wake.clear()
+            self._wake.acquire(timeout=-1 if self._idle and not self._runs else TICK_SECONDS)
             with self._work:
                 if self._runs and not self._stopped:
                     self._take_turn(list(self._runs.values()))

@@ -250,6 +250,19 @@ def test_beyond_its_budget_a_run_keeps_its_last_lines(store_dir, quick, monkeypa
     assert sum(one.get("dropped", 0) for one in found) == 890
 
 
+def test_a_burst_is_kept_whole(scripts, store_dir):
+    """Thousands of lines in a moment: the reader is called before its second is over, and nothing is left out."""
+    scripts.run("""
+        import ailab
+        with ailab.start_run():
+            for i in range(4000):
+                print("line", i, "of", 4000)
+    """)
+    found = of_store(store_dir)
+    assert sum(event.dropped for event in found) == 0
+    assert [line for event in found for line in event.lines] == [f"line {i} of 4000" for i in range(4000)]
+
+
 def test_what_is_left_out_last_is_told_without_a_line():
     """Nothing follows it, so an event without lines says how many."""
     roll = console.Roll(None)
@@ -444,7 +457,7 @@ def test_our_own_trouble_is_not_the_callers(store_dir, quick, monkeypatch):
             raise MemoryError
 
         monkeypatch.setattr(recorder._pulse._tee, "_make_room", no_memory)
-        monkeypatch.setattr(console, "QUEUE_SIZE", 0)
+        monkeypatch.setattr(recorder._pulse._tee, "_full", 0)
         sys.stdout.write("text\n")
         monkeypatch.undo()
     assert sum(one.get("dropped", 0) for one in payloads(run, "console_lines.logged")) == 1

@@ -597,7 +597,7 @@ def test_forks_while_threads_print_do_not_hang(scripts, store_dir):
             threads = [threading.Thread(target=talk) for _ in range(2)]
             for thread in threads:
                 thread.start()
-            for _ in range(30):
+            for _ in range(15):
                 child = os.fork()
                 if child == 0:
                     with ailab.start_run(nested=False):

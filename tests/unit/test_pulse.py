@@ -243,6 +243,7 @@ def test_a_short_run_is_quiet(store_dir):
         recorder._pulse._sample_at = 0.0
     with ailab.start_run() as run:
         run.log({"a": 1.0})
+        recorder._pulse._take_turn([run])
     assert {line.kind for line in lines_of(run)} & {"system_metrics.logged", "heartbeat.sent", "console_lines.logged"} == set()
 
 
@@ -319,6 +320,29 @@ def test_a_later_run_wakes_the_thread(store_dir, fast):
     wait_for(lambda: recorder._pulse._idle)
     with ailab.start_run() as run:
         wait_for(lambda: figures(run))
+
+
+def test_a_fork_waits_for_what_is_half_done(scripts, store_dir):
+    """An import, for example: its lock would be held for ever in the child."""
+    done = scripts.run("""
+        import os, threading, time, ailab
+        from ailab import recorder
+        with ailab.start_run():
+            held, over = threading.Event(), []
+            def work():
+                with recorder._pulse._work:
+                    held.set()
+                    time.sleep(0.5)
+                    over.append(True)
+            threading.Thread(target=work).start()
+            held.wait()
+            if os.fork() == 0:
+                print(over, recorder._pulse._work.acquire(blocking=False), flush=True)
+                os._exit(0)
+            os.wait()
+            print(recorder._pulse._work.acquire(timeout=10))
+    """, PYTHONWARNINGS="ignore")  # fmt: skip
+    assert done.stdout == "[True] True\nTrue\n"
 
 
 def test_a_child_measures_itself(scripts, store_dir):

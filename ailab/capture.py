@@ -370,9 +370,17 @@ def _memory_bytes() -> int:
     return int(import_module("psutil").virtual_memory().total)
 
 
+_DRIVER_FILES = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0")
+
+
+def has_gpu_driver() -> bool:
+    """Say whether this machine has a driver of NVIDIA's; without one nobody need be asked about GPUs."""
+    return any(map(os.path.exists, _DRIVER_FILES))
+
+
 def _gpus(problems: list[str]) -> list[Gpu]:
     """Ask NVIDIA's library where it is installed, else what the driver says under /proc (no memory sizes there)."""
-    if not any(map(os.path.exists, ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0"))):
+    if not has_gpu_driver():
         return []
     from importlib import import_module
 

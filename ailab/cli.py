@@ -10,6 +10,7 @@ DuckDB nor rich.
 from __future__ import annotations
 
 import sys
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,10 +21,11 @@ from .calling import Call, Verbs, counted, dir_option, say
 from .errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from . import queries
     from .filters import RunFilter
+    from .telemetry import ConsoleLine
     from .terminal import Screen
     from .views import Lab
 
@@ -204,28 +206,32 @@ def _draw_runs(lab: Lab, page: queries.Page, asked: RunFilter, terminal: Any, sc
 @_verb(
     "ailab show latest",
     "ailab show 9y3kf2ab --metrics train_loss val_loss",
+    "ailab show latest --console",
     "ailab show latest --diff > change.patch",
-    calls="queries.get_run; with --metrics queries.metric_points, with --artifacts queries.list_artifacts",
+    calls="queries.get_run; with --metrics queries.metric_points, with --artifacts queries.list_artifacts, "
+    "with --console telemetry.console, with --system telemetry.system_metrics",
 )
 @click.argument("run")
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
 @click.option("--metrics", is_flag=True, help="Its points (of the metrics KEY, else of all) and its metrics files.")
 @click.option("--artifacts", is_flag=True, help="Its files.")
+@click.option("--console", is_flag=True, help="The lines that it printed.")
+@click.option("--system", is_flag=True, help="What it used of the machine.")
 @click.option("--diff", is_flag=True, help="What differed from the commit.")
 @click.option("--packages", is_flag=True, help="The installed packages.")
 @click.pass_obj
 def show(call: Call, /, run: str, keys: tuple[str, ...], **parts: bool) -> None:
     """Show one run.
 
-    RUN is an id, a start or an end of one that no other run shares, or `latest`. With --json, --metrics prints the points and
-    --artifacts the files; without them the answer is the whole run.
+    RUN is an id, a start or an end of one that no other run shares, or `latest`. With --json, --metrics prints the points,
+    --artifacts the files, --console the lines and --system the figures; without them the answer is the whole run.
     """
-    from . import queries
+    from . import queries, telemetry
 
     if keys and not parts["metrics"]:
         raise click.UsageError(f"{keys[0]!r} is one word too many; names of metrics need --metrics")
-    if call.json and parts["metrics"] and parts["artifacts"]:
-        raise click.UsageError("--json gives one answer: --metrics or --artifacts")
+    if call.json and sum(parts[name] for name in ("metrics", "artifacts", "console", "system")) > 1:
+        raise click.UsageError("--json gives one answer: --metrics, --artifacts, --console or --system")
     with call.lab() as lab:
         found = queries.get_run(lab, queries.resolve_run(lab, run))
         if call.json and parts["artifacts"]:
@@ -233,6 +239,10 @@ def show(call: Call, /, run: str, keys: tuple[str, ...], **parts: bool) -> None:
         elif call.json and parts["metrics"]:
             _check_keys(found, keys, [])
             call.answer(queries.metric_points(lab, found.run_id, keys=keys or None).rows)
+        elif call.json and parts["console"]:
+            call.answer(list(_console_lines(lab, found.run_id)))
+        elif call.json and parts["system"]:
+            call.answer(telemetry.system_metrics(lab, found.run_id).rows)
         else:
             call.answer(found, lambda terminal, screen: _draw_run(lab, found, terminal, screen, keys=keys, parts=parts))
 
@@ -249,10 +259,54 @@ def _draw_run(
         _print_metrics(lab, screen, run, keys)
     if parts["artifacts"]:
         terminal.artifacts(screen, run.artifact_files) if run.artifact_files else say("no artifacts")
+    if parts["console"]:
+        _print_console(lab, screen, run)
+    if parts["system"]:
+        _print_system(lab, screen, run)
     if parts["diff"]:
         screen.raw(run.git_diff) if run.git_diff else say("no diff: nothing differed from the commit, or there was no repository")
     if parts["packages"]:
         screen.raw(run.pip_freeze) if run.pip_freeze else say("no packages were captured")
+
+
+def _console_lines(lab: Lab, run_id: str) -> Iterator[ConsoleLine]:
+    """All lines that a run printed."""
+    from . import telemetry
+
+    since = None
+    while (page := telemetry.console(lab, run_id, since=since, limit=LIMIT_MAX)).rows:
+        yield from page.rows
+        since = page.next
+
+
+def _print_console(lab: Lab, screen: Screen, run: queries.RunDetail) -> None:
+    line = None
+    for line in _console_lines(lab, run.run_id):
+        if line.dropped:
+            screen.raw(f"… {counted(line.dropped, 'line')} left out")
+        if line.line is not None:
+            screen.raw(line.line)
+    if line is None:
+        say("no lines were kept")
+
+
+def _print_system(lab: Lab, screen: Screen, run: queries.RunDetail) -> None:
+    """A line for each figure: what it was in the end, between what it lay, and its curve."""
+    from . import telemetry, terminal
+
+    figures: dict[str, list[float]] = {}
+    for figure in telemetry.system_metrics(lab, run.run_id, max_points=THINNED).rows:
+        figures.setdefault(figure.key, []).append(float(figure.value))
+    if not figures:
+        say("the use of the machine was not recorded")
+        return
+    columns = [terminal.Column("figure", [terminal.cell(key) for key in figures])]
+    for title, pick in (("last", itemgetter(-1)), ("min", min), ("max", max)):
+        texts = [terminal.cell(terminal.number(pick(values))) for values in figures.values()]
+        columns.append(terminal.Column(title, texts, right=True))
+    curves = [terminal.cell(screen.sparkline(values, width=24), "cyan") for values in figures.values()]
+    screen.show(terminal.title(run))
+    screen.table([*columns, terminal.Column("curve", curves, rank=1)])
 
 
 def _print_metrics(lab: Lab, screen: Screen, run: queries.RunDetail, keys: Sequence[str]) -> None:

@@ -313,7 +313,7 @@ class DatasetUsed(Event, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class SystemMetricsLogged(Event, frozen=True, omit_defaults=True, kw_only=True):
-    """Use of the machine by the line's run: numbers by name, such as `cpu` (percent of one core) and `memory` (bytes)."""
+    """Use of the machine by the line's run: numbers by name, such as `process/memory_bytes`; the name says the unit."""
 
     kind: ClassVar[str] = "system_metrics.logged"
     values: dict[str, Any]

@@ -255,15 +255,15 @@ def _is_time(text: str) -> bool:
         return False
 
 
-def seen_of(cursor: str) -> dict[str, int]:
-    """The last line that is known of each segment, by a cursor of points.
+def seen_of(cursor: str, what: str = "points") -> dict[str, int]:
+    """What is known of each segment, such as its last line, by a cursor of an answer with points or something else.
 
     Raises:
         FilterError: it is none.
     """
     of, values = _opened(cursor, tuple[str, tuple[dict[str, int]]]) or ("", ({},))
-    if of != "points":
-        raise FilterError("since: it is no cursor of points", where="since", hint="take it from X-Cursor of the answer before")
+    if of != what:
+        raise FilterError(f"since: it is no cursor of {what}", where="since", hint="take it from X-Cursor of the answer before")
     return values[0]
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from .pulse import Pulse
     from .segments import Span
     from .settings import Settings
 
@@ -34,8 +34,6 @@ FORK_WAIT_SECONDS = 5.0
 """How long a fork waits at most for the capture of environment and code that is under way."""
 SEED_BITS = 128
 """Bits of a seed with its sign; what is larger is a parameter and no seed."""
-BEAT_SECONDS = 15.0
-"""A writer that said nothing for so long says that it is there."""
 
 _lock = allocate_lock()
 
@@ -351,31 +349,38 @@ def _capture(run: Run, how: str) -> None:
 
 
 _prepared_in = 0
+_pulse: Pulse | None = None
+"""What works beside the training in this process, once a run was begun."""
 _exit: dict[str, str | None] = {}
 """How the process ends, once that is known: `status` and `error` of the runs still open then."""
 
 
 def _register(run: Run) -> None:
     """Note an open run, and see to it that the process's endings reach it."""
-    global _prepared_in
+    global _prepared_in, _pulse  # noqa: PLW0603  (once a process)
     open_runs[run.id] = run
     with _lock:
-        if _prepared_in == os.getpid():
-            return
-        first, _prepared_in = _prepared_in == 0, os.getpid()
-    import threading
+        first, again = _prepared_in == 0, _prepared_in != os.getpid()
+        if again:
+            _prepared_in = os.getpid()
+            if _pulse is None:
+                from .pulse import Pulse
 
-    threading.Thread(target=_beat, name="ailab-heartbeat", daemon=True).start()
-    if first:
-        atexit.register(_at_exit)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
-        _watch_exceptions()
-        _watch_signals()
+                _pulse = Pulse()
+            with Edge(run):
+                _pulse.start()
+        if first:
+            atexit.register(_at_exit)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
+            _watch_exceptions()
+            _watch_signals()
+    assert _pulse is not None  # noqa: S101  (it was made above, at the latest now)
+    _pulse.join(run)
 
 
 def _before_fork() -> None:
-    """Let a capture end first: its imports hold locks, and a child that is forked meanwhile would wait for them for ever."""
+    """Let a capture and the pulse pause: a child that is forked while they import something would wait for its lock for ever."""
     import threading
 
     before = "logging" in sys.modules
@@ -385,30 +390,21 @@ def _before_fork() -> None:
             thread.join(FORK_WAIT_SECONDS)
     if not before and "logging" in sys.modules:  # too late for its own hook, whose counterpart will release this lock
         sys.modules["logging"]._lock.acquire()
+    if _pulse is not None:
+        _pulse.hold()
+
+
+def _after_fork_in_parent() -> None:
+    if _pulse is not None:
+        _pulse.release()
 
 
 def _after_fork() -> None:
-    """In a forked child: a lock of its own, since another thread may have held the parent's."""
+    """In a forked child: a lock of its own, since another thread may have held the parent's, and no thread of the parent's."""
     global _lock  # noqa: PLW0603  (its only other user is _register)
     _lock = allocate_lock()
-
-
-def _beat() -> None:
-    """Let every open writer that said nothing for `BEAT_SECONDS` say that it is there."""
-    seen: dict[str, tuple[str, int]] = {}
-    while True:
-        time.sleep(BEAT_SECONDS)
-        for run in list(open_runs.values()):
-            writer = run._writer
-            if writer is None or run._pid != os.getpid():
-                continue
-            said = (writer.name, writer.lines())
-            if seen.get(run.id) == said:
-                with Edge(run):
-                    writer.beat()
-                said = (writer.name, writer.lines())
-            seen[run.id] = said
-            writer.look()
+    if _pulse is not None:
+        _pulse.forked()
 
 
 def _at_exit() -> None:
@@ -416,6 +412,8 @@ def _at_exit() -> None:
     for run in list(open_runs.values()):
         if run._pid == os.getpid():
             run.finish(_exit.get("status"), error=_exit.get("error"))
+    if _pulse is not None and _pulse.pid == os.getpid():
+        _pulse.stop()
 
 
 class _Leaving:

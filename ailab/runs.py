@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
+    from .pulse import Pulse
     from .settings import Settings
     from .store import Store
 
@@ -110,6 +111,7 @@ class Run:
         self._pid = os.getpid()
         self._outer: Run | None = None
         self._captured: threading.Thread | None = None
+        self._pulse: Pulse | None = None
         self._wandb_url: str | None = None
         self._wandb: Any = None
         self._own_wandb = False
@@ -317,6 +319,8 @@ class Run:
             self._finish(ended, kept, error)
 
     def _finish(self, status: str, final_metrics: dict[str, Any], error: str | None, *, final: bool = False) -> None:
+        if self._pulse is not None:
+            self._pulse.leave(self, final=final)
         self.status = status
         open_runs.pop(self.id, None)
         if current.get() is self:

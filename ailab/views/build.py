@@ -66,9 +66,11 @@ PARSED_MAX = 256
 """Questions that are kept parsed."""
 HEAVY = 50_000
 """Lines behind the snapshot from which on a newer snapshot is worth opening anew."""
-INNER = frozenset({"run_now", "summary_now", "environment_now", "code_now", "point_now"})
+INNER = frozenset({"run_now", "summary_now", "environment_now", "code_now", "point_now", "system_now", "console_now"})
 """Views that others stand on, which nobody may rely on."""
-_OVER_TABLES = re.compile(r"\b(metrics|events|point_now|point_all|event_all)\b", re.IGNORECASE)
+_OVER_TABLES = re.compile(
+    r"\b(metrics|events|point_now|point_all|event_all|system_metrics|system_now|console|console_now)\b", re.IGNORECASE
+)
 
 
 class _Stale(Exception):  # noqa: N818  (it says what is to be done, and never leaves this module)

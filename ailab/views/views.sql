@@ -261,35 +261,41 @@ COMMENT ON COLUMN dataset_uses.role IS 'training, validation, test …';
 COMMENT ON COLUMN dataset_uses.name IS 'the text given, such as iris@v2';
 COMMENT ON COLUMN dataset_uses."at" IS 'when, UTC';
 
-CREATE OR REPLACE VIEW system_metrics AS
-SELECT run_id, key, "time", value FROM (
-    SELECT run_id, e.key AS key, "at" AS "time",
+CREATE OR REPLACE VIEW system_now AS
+SELECT run_id, key, "time", value, clock, segment, seq FROM (
+    SELECT run_id, e.key AS key, "at" AS "time", clock, segment, seq,
            CASE WHEN json_type(e.value) = 'BOOLEAN' THEN CAST(e.value = 'true' AS DOUBLE)
                 WHEN json_type(e.value) <> 'VARCHAR' OR e.value ->> '$' IN ('NaN', 'Infinity', '-Infinity')
                      OR regexp_full_match(e.value ->> '$', '[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
                 THEN TRY_CAST(e.value ->> '$' AS DOUBLE) END AS value
     FROM (
-        SELECT run_id, "at", unnest(map_entries(from_json(data -> '$.values', '"MAP(VARCHAR,JSON)"'))) AS e
+        SELECT run_id, "at", clock, segment, seq, unnest(map_entries(from_json(data -> '$.values', '"MAP(VARCHAR,JSON)"'))) AS e
         FROM event_all
         WHERE kind = 'system_metrics.logged' AND run_id IS NOT NULL AND json_type(data -> '$.values') = 'OBJECT'
           AND run_id NOT IN (SELECT run_id FROM unstarted_table)
     )
 ) WHERE value IS NOT NULL;
+
+CREATE OR REPLACE VIEW system_metrics AS SELECT run_id, key, "time", value FROM system_now;
 COMMENT ON VIEW system_metrics IS 'one row per figure of the machine that a run was logged with';
 COMMENT ON COLUMN system_metrics.run_id IS 'the run''s id';
-COMMENT ON COLUMN system_metrics.key IS 'cpu, memory …';
+COMMENT ON COLUMN system_metrics.key IS 'process/cpu_percent, process/memory_bytes, gpu/0/power_watts …';
 COMMENT ON COLUMN system_metrics."time" IS 'when, UTC';
 COMMENT ON COLUMN system_metrics.value IS 'the figure, in the unit that its name says';
 
-CREATE OR REPLACE VIEW console AS
-SELECT run_id, "at" AS "time", data ->> '$.stream' AS stream, unnest(from_json(data -> '$.lines', '["VARCHAR"]')) AS line,
-       segment || ':' || seq AS event, generate_subscripts(from_json(data -> '$.lines', '["VARCHAR"]'), 1) AS n
+CREATE OR REPLACE VIEW console_now AS
+SELECT run_id, "at" AS "time", data ->> '$.stream' AS stream, from_json(data -> '$.lines', '["VARCHAR"]') AS lines,
+       coalesce(TRY_CAST(data ->> '$.dropped' AS BIGINT), 0) AS dropped, clock, segment, seq
 FROM event_all
 WHERE kind = 'console_lines.logged' AND run_id IS NOT NULL AND json_type(data -> '$.lines') = 'ARRAY'
   AND json_type(data -> '$.stream') = 'VARCHAR'
   AND len(list_filter(from_json(data -> '$.lines', '["JSON"]'), lambda x: json_type(x) IS DISTINCT FROM 'VARCHAR')) = 0
   AND coalesce(json_type(data -> '$.dropped'), 'NULL') IN ('NULL', 'UBIGINT', 'BIGINT', 'HUGEINT', 'UHUGEINT')
   AND run_id NOT IN (SELECT run_id FROM unstarted_table);
+
+CREATE OR REPLACE VIEW console AS
+SELECT run_id, "time", stream, unnest(lines) AS line, segment || ':' || seq AS event, generate_subscripts(lines, 1) AS n
+FROM console_now;
 COMMENT ON VIEW console IS 'one row per line that a run printed';
 COMMENT ON COLUMN console.run_id IS 'the run''s id';
 COMMENT ON COLUMN console."time" IS 'when it was kept, UTC';

@@ -21,6 +21,7 @@ from ailab.queries import (
     ViewInfo,
 )
 from ailab.receiving import Received
+from ailab.telemetry import ConsoleLine, SystemFigure
 
 RUN_ID = "06d3v8k2m4q7t9w1x5z0a2c4e6"
 OTHER_ID = "06d3v8f0n2p5r8s3v6y1b4d7g9"
@@ -60,6 +61,8 @@ DETAIL = RunDetail(
 )  # fmt: skip
 COMPARISON = RunComparison(metric_keys=["accuracy", "val_loss"], param_keys=["learning_rate", "model_name"], runs=[DETAIL])
 POINT = MetricPoint(key="val_loss", step=1, time=AT, value=0.12)
+LINE = ConsoleLine(time=AT, stream="stdout", line="epoch 1: val_loss 0.12")
+FIGURE = SystemFigure(key="process/memory_bytes", time=AT, value=412_160_000.0)
 PROJECT = ProjectView(
     project_id="iris", name="Iris", description="flowers", created_at=AT, trashed=False, dataset_count=1, run_count=2,
     runs_by_status={"completed": 2}, total_dataset_bytes=3975, last_activity=LATER,

@@ -27,7 +27,7 @@ STORE = """
 import math, os, sys
 from pathlib import Path
 import ailab
-from ailab import blobs, datasets
+from ailab import blobs, datasets, events
 from ailab.actions import Actions
 from ailab.bodies import DatasetFields
 
@@ -53,6 +53,10 @@ with ailab.start_run("first", id="run-a", project="iris", dataset_id="iris@v1", 
     run.log_artifact("nothing.bin")
     run.log_artifact("plot.png", name="plots/plot.png")
     run.note("first try")
+    print("epoch 1", "epoch 2", sep="\\n")
+    print("careful", file=sys.stderr)
+    for used in (5, 7, 6):
+        run._write(events.SystemMetricsLogged(values={"process/memory_bytes": used * 1e8, "gpu/0/power_watts": used * 10}))
 ailab.note("PUBLISH: good", "run-a")
 with ailab.start_run("second", id="run-b", project="iris", dataset_id="wine@v1", params={"model_name": "tree", "lr": 0.5}) as run:
     run.log({"loss": math.nan, "accuracy": 0.7}, step=0)
@@ -70,6 +74,10 @@ with ailab.start_run(
     run.log({"loss": 3.0, nasty: 1.0})
     run.log_text(nasty, nasty)
     run.note(nasty)
+    hostile = ["</pre>" + nasty, "\\x1b[2J\\x1b]0;owned\\x07\\u202e"]
+    run._write(events.ConsoleLinesLogged(stream="stdout", lines=hostile, dropped=1204))
+    run._write(events.ConsoleLinesLogged(stream=nasty, lines=[], dropped=2))
+    run._write(events.SystemMetricsLogged(values={nasty: 1.0}))
 with ailab.start_run("big", id="run-big", project="files") as run:
     run.log_artifact("big.bin")
 with ailab.start_run("notes", id="run-w", project="notes"):

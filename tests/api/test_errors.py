@@ -41,6 +41,8 @@ def problem(answer, status, kind, **expected):
         ("GET", "/runs/run-q"),
         ("GET", "/runs/run-q/metrics"),
         ("GET", "/runs/run-q/history"),
+        ("GET", "/runs/run-q/console"),
+        ("GET", "/runs/run-q/system-metrics"),
         ("GET", "/runs/run-q/changes"),
         ("GET", "/artifacts/run-q"),
         ("GET", "/artifacts/run-q/download/metrics.csv"),

@@ -99,6 +99,21 @@ def test_markup_in_users_texts_comes_out_as_text(server, path):
     assert found.elements.count("img") == 0
 
 
+def test_what_a_run_printed_is_text(server):
+    """Neither closes its element nor brings a control character to the page; what was left out stands where it was."""
+    found = page(server, "/runs/run-x")
+    assert f"… 1,204 lines left out </pre>{NASTY}" in found.text
+    assert "… 2 lines left out" in found.text
+    source = server.get("/runs/run-x", Accept=BROWSER).text
+    assert "\x1b" not in source
+    assert "\x07" not in source
+    assert "Use of the machine" in found.text
+    first = page(server, "/runs/run-a")
+    assert "Console epoch 1 epoch 2 careful" in first.text
+    assert "gpu/0/power_watts" in first.text
+    assert "Console" not in page(server, "/runs/run-b").text.partition("As JSON:")[0]
+
+
 def test_the_check_for_markup_can_fail():
     """The parser that the tests above use sees a script where there is one."""
     found = Page(f"<p>{NASTY}</p>")
@@ -162,7 +177,7 @@ def test_a_run_has_a_page_for_browsers_and_json_for_all_others(server):
 
 
 def test_a_runs_page_shows_everything(server):
-    """Status, note, parameters, metrics, a curve per metric, files with their addresses, origin, changes."""
+    """Status, note, parameters, metrics, a curve per metric and figure of the machine, files with their addresses, origin."""
     found = page(server, "/runs/run-a")
     for words in (
         "first", "completed", "baseline", "PUBLISH: good", "model_name svm", "optimizer/name sgd", "accuracy 0.975",
@@ -170,7 +185,7 @@ def test_a_runs_page_shows_everything(server):
         "step 0 to 19 min 0.05", "run id run-a", "make_store.py", "note first try PUBLISH: good",
     ):  # fmt: skip
         assert words in found.text, words
-    assert found.elements.count("svg") == 2
+    assert found.elements.count("svg") == 4
     assert "/artifacts/run-a/download/checkpoints/model.joblib" in found.links
     assert ("src", "/artifacts/run-a/download/plots/plot.png") in found.attributes
     assert f"ValueError: {NASTY} Traceback" in page(server, "/runs/run-c").text

@@ -14,10 +14,11 @@ from urllib.parse import parse_qsl, quote
 
 import msgspec
 import pytest
-from live import BIG, environment, read_answer
+from live import BIG, NASTY, environment, read_answer
 
 from ailab import queries
 from ailab.errors import RefusedError, SettingError
+from ailab.filters import cursor_of
 from ailab.queries import RunFilter
 
 ALL_RUNS = ["run-w", "run-big", "run-x", "run-c", "run-b", "run-a"]
@@ -482,6 +483,75 @@ uvicorn.Server(uvicorn.Config("ailab_api.app:app", log_level="warning")).run(soc
     assert live.ask("GET", "/runs", host="evil.example").status == 421
 
 
+# -- what a run printed and used ---------------------------------------------------------------------------------------
+
+
+def test_printed_lines_page_by_page(server):
+    """In their order; each answer's cursor is the way to the next one, and stays good when there is nothing behind it."""
+    first = server.get("/runs/run-a/console?limit=2")
+    assert [(line["stream"], line["line"], line["dropped"]) for line in first.json()] == [
+        ("stdout", "epoch 1", 0), ("stdout", "epoch 2", 0),
+    ]  # fmt: skip
+    assert first.header("x-total-count") == "3"
+    second = server.get(f"/runs/run-a/console?limit=2&since={first.header('x-cursor')}")
+    assert [(line["stream"], line["line"]) for line in second.json()] == [("stderr", "careful")]
+    third = server.get(f"/runs/run-a/console?since={second.header('x-cursor')}")
+    assert (third.json(), third.header("x-total-count"), third.header("x-cursor")) == ([], "0", second.header("x-cursor"))
+    assert server.get("/runs/run-b/console").json() == []
+
+
+def test_the_last_lines_and_those_of_one_stream(server):
+    assert [line["line"] for line in server.get("/runs/run-a/console?last=2").json()] == ["epoch 2", "careful"]
+    assert [line["line"] for line in server.get("/runs/run-a/console?stream=stderr").json()] == ["careful"]
+    behind = server.get("/runs/run-a/console?last=1").header("x-cursor")
+    assert server.get(f"/runs/run-a/console?since={behind}").json() == []
+
+
+def test_lines_that_were_left_out_are_told_where_they_were(server):
+    """Before a line, or without one where none followed."""
+    lines = server.get("/runs/run-x/console").json()
+    assert [(line["line"], line["dropped"]) for line in lines] == [
+        (f"</pre>{NASTY}", 1204), ("\x1b[2J\x1b]0;owned\x07\u202e", 0), (None, 2),
+    ]  # fmt: skip
+
+
+def test_figures_of_the_machine(server):
+    """By name and time; thinned, those that came later, or of some names."""
+    answer = server.get("/runs/run-a/system-metrics?key=process/memory_bytes")
+    assert [(row["key"], row["value"]) for row in answer.json()] == [("process/memory_bytes", n * 1e8) for n in (5, 7, 6)]
+    everything = server.get("/runs/run-a/system-metrics")
+    assert everything.header("x-total-count") == "6"
+    assert len({row["key"] for row in everything.json()}) == 2
+    thinned = server.get("/runs/run-a/system-metrics?key=process/memory_bytes&max_points=2")
+    assert ([row["value"] for row in thinned.json()], thinned.header("x-total-count")) == ([5e8, 7e8], "3")
+    behind = server.get(f"/runs/run-a/system-metrics?since={everything.header('x-cursor')}")
+    assert (behind.json(), behind.header("x-total-count")) == ([], "0")
+
+
+@pytest.mark.parametrize(
+    ("query", "where"),
+    [
+        ("console?limit=0", "limit"), ("console?limit=1001", "limit"), ("console?last=1001", "last"),
+        ("console?stream=x", "stream"), ("console?since=x", "since"), ("console?key=x", "key"),
+        (f"console?since={cursor_of('points', [{}])}", "since"), (f"console?last=1&since={cursor_of('console', [{}])}", "last"),
+        (f"system-metrics?since={cursor_of('console', [{}])}", "since"), ("system-metrics?max_points=0", "max_points"),
+        (f"system-metrics?max_points=2&since={cursor_of('system-metrics', [{}])}", "since"),
+    ],
+)  # fmt: skip
+def test_what_is_asked_wrongly_of_them_is_said(server, query, where):
+    answer = server.get(f"/runs/run-a/{query}")
+    assert (answer.status, answer.json()["where"]) == (400, where)
+
+
+@pytest.mark.parametrize("place", [-1, 2**63, 2**200])
+def test_a_forged_cursor_is_no_accident(server, place):
+    """Whatever place it names, the answer is one."""
+    segment = server.get("/changes?limit=1").json()[0]["event"].partition(":")[0]
+    for what in ("console", "system-metrics"):
+        forged = cursor_of(what, [{segment: place, "'; DROP": 1}])
+        assert server.get(f"/runs/run-a/{what}?since={forged}").status in {200, 400}
+
+
 def test_the_document_describes_every_route(routes):
     """Every operation has an id of its own, a summary, described parameters and an example answer; none is undocumented."""
     names = [operation["operationId"] for *_, operation in routes]
@@ -498,8 +568,10 @@ def test_the_document_describes_every_route(routes):
         "/datasets/{dataset_id}/restore", "/datasets/{dataset_id}/versions", "/health", "/journal/{segment}",
         "/projects", "/projects/{project_id}", "/projects/{project_id}/datasets", "/projects/{project_id}/restore",
         "/projects/{project_id}/runs", "/runs", "/runs/compare", "/runs/leaderboard", "/runs/{run_id}",
-        "/runs/{run_id}/changes", "/runs/{run_id}/events", "/runs/{run_id}/flag", "/runs/{run_id}/history",
-        "/runs/{run_id}/metrics", "/runs/{run_id}/note", "/runs/{run_id}/restore", "/runs/{run_id}/tags", "/schema",
+        "/runs/{run_id}/changes", "/runs/{run_id}/console", "/runs/{run_id}/events", "/runs/{run_id}/flag",
+        "/runs/{run_id}/history",
+        "/runs/{run_id}/metrics", "/runs/{run_id}/note", "/runs/{run_id}/restore", "/runs/{run_id}/system-metrics",
+        "/runs/{run_id}/tags", "/schema",
         "/schema/openapi.json", "/sql", "/stream", "/whoami",
     ]  # fmt: skip
     for verb, _, template, operation in routes:

@@ -72,6 +72,63 @@ def runs(root: str, *, n: int) -> dict[str, list[float]]:
     return found
 
 
+def prints(root: str, *, blocks: int, calls: int) -> dict[str, list[float]]:
+    """`print` of four values to nowhere: per block its mean in microseconds, with no run open and with one that keeps lines."""
+    import sys
+
+    import ailab
+
+    os.environ["AILAB_DIR"] = f"{root}/store"
+    ailab.start_run("first", project="bench").finish()
+    found: dict[str, list[float]] = {"plain": [], "kept": []}
+    usual = sys.stdout
+    with open(os.devnull, "w") as sys.stdout:
+        for turn in range(blocks + 2):
+            for side, means in found.items():
+                run = ailab.start_run("prints", project="bench") if side == "kept" else None
+                start = now()
+                for step in range(calls):
+                    print("step", step, "loss", 0.25)
+                spent = now() - start
+                if run is not None:
+                    run.finish()
+                if turn > 1:
+                    means.append(spent / calls / 1e3)
+    sys.stdout = usual
+    return found
+
+
+def beside(root: str, *, seconds: float) -> dict[str, float]:
+    """What the thread beside a training costs, in percent of one core: silent with readings, and at 100 lines a second."""
+    import sys
+
+    import ailab
+    from ailab import pulse
+
+    os.environ["AILAB_DIR"] = f"{root}/store"
+    spent = [0.0]
+    turn = pulse.Pulse._take_turn
+
+    def timed(self: Any, runs: Any) -> None:
+        start = time.thread_time()
+        turn(self, runs)
+        spent[0] += time.thread_time() - start
+
+    pulse.Pulse._take_turn = timed
+    found = {}
+    usual = sys.stdout
+    with open(os.devnull, "w") as sys.stdout, ailab.start_run("watched", project="bench"):
+        for name, lines in (("silent", 0), ("100 lines/s", 100)):
+            spent[0], start = 0.0, time.monotonic()
+            while (passed := time.monotonic() - start) < seconds:
+                time.sleep(0.01)
+                if lines:
+                    print("step", int(passed * 100), "loss", 0.25)
+            found[name] = 100 * spent[0] / passed
+    sys.stdout = usual
+    return found
+
+
 # -- points ------------------------------------------------------------------------------------------------------------
 
 

@@ -94,4 +94,4 @@ def test_parts_that_are_not_there_are_named():
     command = [sys.executable, str(HERE / "bench.py"), "speed"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 2
-    assert "no part 'speed'; allowed: import, log, runs, first, kill, parallel, points, buckets" in done.stderr
+    assert "no part 'speed'; allowed: import, log, runs, watched, first, kill, parallel, points, buckets" in done.stderr

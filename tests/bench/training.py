@@ -70,6 +70,17 @@ def runs(sitting: Sitting) -> list[Row]:
     return [absolute(work, "ms", found["ailab"], 3, limit=limit)]
 
 
+def watched(sitting: Sitting) -> list[Row]:
+    """What keeping lines and measuring the machine cost: `print` beside itself, and the thread's share of a core."""
+    with Room("ailab_local") as room:
+        lines = room.run("duels:prints", root=str(room.root), blocks=sitting.sizes.blocks, calls=500)
+        shares = room.run("duels:beside", root=str(room.root), seconds=30 if sitting.sizes.many_runs else 16, timeout_s=120)
+    return [
+        compared("print() of 4 values with a run open", "µs", ("without one", lines["plain"]), lines["kept"], 4),
+        *(absolute(f"the thread beside a training, {name}", "% of a core", [share], 1) for name, share in shares.items()),
+    ]
+
+
 # -- the first run of a process ----------------------------------------------------------------------------------------
 
 
@@ -235,4 +246,4 @@ def together(name: str, processes: int, calls: int, *, first: bool, budget_s: fl
     }  # fmt: skip
 
 
-PARTS = {"import": imports, "log": log, "runs": runs, "first": first_run, "kill": kill, "parallel": parallel}
+PARTS = {"import": imports, "log": log, "runs": runs, "watched": watched, "first": first_run, "kill": kill, "parallel": parallel}

@@ -31,6 +31,8 @@ for number, run_id in enumerate(["first", "second", "third"]):
         for step in range(3):
             run.log({"accuracy": 0.5 + number / 10 + step / 100, "loss": float("nan"), "big": 2**60 + step}, step)
         run.log_artifact("model.bin")
+        print("epoch", run_id)
+        run._write(ailab.events.SystemMetricsLogged(values={"process/memory_bytes": 5e8, "machine/cpu_percent": 12.5}))
 ailab.note("after", "second", dir=folder)
 """
 
@@ -107,6 +109,8 @@ def tell(lab):
         ("show second --metrics", "/runs/second/metrics"),
         ("show second --metrics", "/runs/second/history"),
         ("show second --artifacts", "/artifacts/second"),
+        ("show second --console", "/runs/second/console"),
+        ("show second --system", "/runs/second/system-metrics"),
         ("compare second first", "/runs/compare?ids=second&ids=first"),
         ("top accuracy", "/runs/leaderboard?metric_name=accuracy"),
         ("top big --of min --order asc -k 2", "/runs/leaderboard?metric_name=big&of=min&order=asc&top_k=2"),

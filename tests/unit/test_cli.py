@@ -35,7 +35,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ailab
-from ailab import calling, checkup, cli, errors, queries, terminal, views
+from ailab import calling, checkup, cli, errors, queries, recorder, terminal, views
 from ailab.capture import user_name
 from ailab.problems import Problem
 
@@ -504,6 +504,29 @@ def test_points_and_metrics_files_are_shown(events):
     assert sheet[9].split() == ["…"] * 4
     assert [line.split()[0] for line in sheet[-3:]] == ["epoch", "loss", "accuracy"]
     assert "train_metrics.csv" not in call("show", "alpha", "--metrics", "loss", store=events).stdout
+
+
+def test_what_a_run_printed_and_used_is_shown(store_dir):
+    """Line by line, with what was left out in its place; each figure with its last, smallest and greatest value."""
+    with ailab.start_run() as run:
+        print("one")
+        print("<b>two</b>", file=sys.stderr)
+        for used in (1e9, 3e9, 2e9):
+            run._write(ailab.events.SystemMetricsLogged(values={"process/memory_bytes": used, "process/count": 1}))
+        recorder._pulse._tee.drain()
+        run._write(ailab.events.ConsoleLinesLogged(stream="stdout", lines=["three"], dropped=1204))
+        run._write(ailab.events.ConsoleLinesLogged(stream="stdout", lines=[], dropped=1))
+    said = call("show", "latest", "--console", store=store_dir).stdout
+    assert said == "one\n<b>two</b>\n… 1,204 lines left out\nthree\n… 1 line left out\n"
+    table = call("show", "latest", "--system", store=store_dir).stdout.splitlines()
+    assert [line.split()[:4] for line in table[1:]] == [
+        ["figure", "last", "min", "max"], ["process/count", "1", "1", "1"], ["process/memory_bytes", "2e+09", "1e+09", "3e+09"],
+    ]  # fmt: skip
+    with ailab.start_run():
+        pass
+    assert call("show", "latest", "--console", store=store_dir).stderr == "no lines were kept\n"
+    assert call("show", "latest", "--system", store=store_dir).stderr == "the use of the machine was not recorded\n"
+    assert call("show", "latest", "--system", "--console", "--json", store=store_dir, code=2).stdout == ""
 
 
 def test_a_metric_without_a_number_is_shown(events):

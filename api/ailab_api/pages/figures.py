@@ -81,25 +81,30 @@ def size(count: int) -> str:
     return f"{amount:.3g} TB"
 
 
-def chart(key: str, points: Sequence[MetricPoint]) -> Html:
-    """One metric's curve with its smallest, greatest and last value; NaN and infinities leave a gap."""
+def chart(key: str, points: Sequence[MetricPoint], *, across: str = "step") -> Html:
+    """One metric's curve with its smallest, greatest and last value; NaN and infinities leave a gap.
+
+    Args:
+        key: the metric.
+        points: its points.
+        across: what their steps are.
+    """
     values = [(float(p.step), as_float(p.value)) for p in points]
     finite = [(x, y) for x, y in values if math.isfinite(y)]
     last = number(points[-1].value) if points else "none"
     top = tag("p", tag("span", f"last {last}"), tag("span", f"max {number(max(y for _, y in finite))}") if finite else None)
-    return tag(
-        "div", tag("h3", key), top, _drawing(key, values, finite) if finite else tag("p", "no finite value"), class_="chart"
-    )
+    drawn = _drawing(key, values, finite, across=across) if finite else tag("p", "no finite value")
+    return tag("div", tag("h3", key), top, drawn, class_="chart")
 
 
-def _drawing(key: str, values: list[tuple[float, float]], finite: list[tuple[float, float]]) -> Html:
+def _drawing(key: str, values: list[tuple[float, float]], finite: list[tuple[float, float]], *, across: str) -> Html:
     x0, x1 = min(x for x, _ in finite), max(x for x, _ in finite)
     y0, y1 = min(y for _, y in finite), max(y for _, y in finite)
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x0) / (x1 - x0) if x1 > x0 else 0.5
+        right = (x - x0) / (x1 - x0) if x1 > x0 else 0.5
         up = (y / 2 - y0 / 2) / (y1 / 2 - y0 / 2) if y1 / 2 > y0 / 2 else 0.5  # halves: the difference may be beyond a double
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return LEFT + right * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     strokes: list[Html] = []
     for stretch in _stretches(values):
@@ -115,7 +120,7 @@ def _drawing(key: str, values: list[tuple[float, float]], finite: list[tuple[flo
         "svg", tag("title", label), tag("line", x1=LEFT, y1=floor + 1, x2=WIDTH - RIGHT, y2=floor + 1, class_="grid"), *strokes,
         viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img",
     )  # fmt: skip
-    return join(drawing, tag("p", tag("span", f"step {number(x0)} to {number(x1)}"), tag("span", f"min {number(y0)}")))
+    return join(drawing, tag("p", tag("span", f"{across} {number(x0)} to {number(x1)}"), tag("span", f"min {number(y0)}")))
 
 
 def _dot(x: float, y: float) -> Html:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import msgspec
+
+from ailab.queries import MetricPoint
 
 from ..markup import Html, facts, join, page, pairs, tag
 from ..markup import table as html_table
@@ -14,21 +17,33 @@ from .figures import chart, duration, moment, number, plain, size, status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ailab.queries import ArtifactFile, Change, MetricPoint, RunDetail
+    from ailab.queries import ArtifactFile, Change, Page, RunDetail
+    from ailab.telemetry import SystemFigure
 
 CHARTS_MAX = 60
 """Curves on one page; the others are in the JSON."""
+SYSTEM_CHARTS_MAX = 40
 PICTURES_MAX = 12
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 _PICTURE_BYTES_MAX = 4_000_000
 
 
-def run_page(run: RunDetail, *, curves: dict[str, list[MetricPoint]], changes: Sequence[Change], project: str) -> str:
+def run_page(
+    run: RunDetail,
+    *,
+    curves: dict[str, list[MetricPoint]],
+    system: Sequence[SystemFigure],
+    lines: Page,
+    changes: Sequence[Change],
+    project: str,
+) -> str:
     """Draw the page.
 
     Args:
         run: the run.
         curves: the points to draw, by metric.
+        system: figures of the machine to draw, by name and time.
+        lines: the last lines that it printed, a page of ConsoleLine.
         changes: what was changed, newest first.
         project: the installation's name.
     """
@@ -38,7 +53,8 @@ def run_page(run: RunDetail, *, curves: dict[str, list[MetricPoint]], changes: S
     body = [
         tag("h1", title), _headline(run), _note(run),
         tag("div", _section("Final metrics", metrics), _section("Parameters", parameters), class_="columns"),
-        _curves(curves), _files(run.artifact_files), _origin(run), _changes(changes), _links(run),
+        _curves(curves), _console(lines), _files(run.artifact_files), _system(run, system), _origin(run), _changes(changes),
+        _links(run),
     ]  # fmt: skip
     return page(f"{title} · {project}", *body, project=project)
 
@@ -81,6 +97,35 @@ def _curves(curves: dict[str, list[MetricPoint]]) -> Html:
     left = len(curves) - len(drawn)
     more = tag("p", f"{left} more metrics are in the JSON", class_="soft") if left > 0 else None
     return join(tag("h2", "Curves"), tag("div", *drawn, class_="charts"), more)
+
+
+def _console(lines: Page) -> Html:
+    """The last lines, as text; what was left out before one of them is said in its place."""
+    if not lines.rows:
+        return Html("")
+    shown: list[str] = []
+    for line in lines.rows:
+        if line.dropped:
+            shown.append(f"… {line.dropped:,} {'line' if line.dropped == 1 else 'lines'} left out")
+        if line.line is not None:
+            shown.append(line.line)
+    before = lines.total - len(lines.rows)
+    title = "Console" if before <= 0 else f"Console, the last {len(lines.rows)} of {lines.total:,} lines"
+    return join(tag("h2", title), tag("pre", "\n".join(shown)))
+
+
+def _system(run: RunDetail, figures: Sequence[SystemFigure]) -> Html:
+    """Curves of the machine over the seconds since the run's start."""
+    start = datetime.fromisoformat(run.started_at)
+    curves: dict[str, list[MetricPoint]] = {}
+    for figure in figures:
+        second = int((datetime.fromisoformat(figure.time) - start).total_seconds())
+        point = MetricPoint(key=figure.key, step=second, time=figure.time, value=figure.value)
+        curves.setdefault(figure.key, []).append(point)
+    if not curves:
+        return Html("")
+    drawn = [chart(key, points, across="second") for key, points in list(curves.items())[:SYSTEM_CHARTS_MAX]]
+    return tag("details", tag("summary", "Use of the machine"), tag("div", *drawn, class_="charts"))
 
 
 def _files(files: Sequence[ArtifactFile]) -> Html:
@@ -144,6 +189,8 @@ def _links(run: RunDetail) -> Html:
     links = [
         ("this run", f"/runs/{run_id}?format=json"),
         ("points", f"/runs/{run_id}/metrics"),
+        ("console", f"/runs/{run_id}/console"),
+        ("use of the machine", f"/runs/{run_id}/system-metrics"),
         ("changes", f"/runs/{run_id}/changes"),
         ("files", f"/artifacts/{run_id}"),
     ]

@@ -19,13 +19,15 @@ from . import (
     runs,
     sql,
     stream,
+    telemetry,
 )
 
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
 HANDLERS: list[HTTPRouteHandler] = [
-    *health.HANDLERS, *projects.HANDLERS, *datasets.HANDLERS, *runs.HANDLERS, *points.HANDLERS, *leaderboard.HANDLERS,
+    *health.HANDLERS, *projects.HANDLERS, *datasets.HANDLERS, *runs.HANDLERS, *points.HANDLERS,
+    *telemetry.HANDLERS, *leaderboard.HANDLERS,
     *compare.HANDLERS, *changes.HANDLERS, *artifacts.HANDLERS, *sql.HANDLERS, *stream.HANDLERS, *journal.HANDLERS,
     *pages.HANDLERS, *modellab.HANDLERS,
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import msgspec
 from litestar import MediaType, Request, Response, delete, get, patch, post, put
 
-from ailab import queries
+from ailab import queries, telemetry
 from ailab.actions import FLAGS
 from ailab.bodies import LoggedEvent, NewRun, RunChange
 from ailab.errors import FilterError
@@ -43,6 +43,8 @@ FILTERS = (
 )  # fmt: skip
 
 
+LAST_LINES = 30
+"""Printed lines on the page of a run."""
 FORMAT = Ask(
     "format",
     "By default what Accept prefers: a browser gets a page, all others JSON.",
@@ -163,7 +165,14 @@ def _page(request: Request[Any, Any, Any], run_id: str) -> str:
     for point in queries.metric_points(lab, run_id, max_points=200).rows:
         curves.setdefault(point.key, []).append(point)
     changes = queries.list_changes(lab, run_id=run_id).rows
-    return run_page(run, curves=curves, changes=changes, project=catalogue_of(request).project)
+    return run_page(
+        run,
+        curves=curves,
+        system=telemetry.system_metrics(lab, run_id, max_points=200).rows,
+        lines=telemetry.console(lab, run_id, last=LAST_LINES),
+        changes=changes,
+        project=catalogue_of(request).project,
+    )
 
 
 def _change(name: str, summary: str, body: msgspec.Struct | None = None, **more: Any) -> dict[str, Any]:

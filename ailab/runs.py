@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 CAPTURE_WAIT_SECONDS = 20.0
-"""How long `finish` of the first run waits for the capture of environment and code at most."""
+"""How long `finish` waits for what is captured beside the training at most: environment and code, and what a dataset_id means."""
 RUN_ID_MAX = 128
 ROUTE_WORDS = frozenset({"compare", "leaderboard", "latest", "search"})
 """Words that stand in the place of a run's id in a route, and so cannot be one."""
@@ -110,6 +110,7 @@ class Run:
         self._pid = os.getpid()
         self._outer: Run | None = None
         self._captured: threading.Thread | None = None
+        self._unresolved: RejectedError | None = None
         self._wandb_url: str | None = None
         self._wandb: Any = None
         self._own_wandb = False
@@ -347,6 +348,8 @@ class Run:
             self._refuse(refused)
             self._wait_for_capture(CAPTURE_WAIT_SECONDS)
             self._finish(ended, kept, error)
+            if self._unresolved is not None:
+                raise self._unresolved
 
     def _finish(self, status: str, final_metrics: dict[str, Any], error: str | None, *, final: bool = False) -> None:
         self.status = status
@@ -377,7 +380,7 @@ class Run:
         if self._captured is not None:
             self._captured.join(seconds)
             if self._captured.is_alive():
-                self._say(f"environment and code of run {self.id} were not captured within {seconds:.0f} s")
+                self._say(f"environment, code or dataset of run {self.id} were not captured within {seconds:.0f} s")
             self._captured = None
 
     def __enter__(self) -> Run:  # noqa: PYI034  (a subclass is not handed out by start_run)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from .errors import DamageError, NotFoundError
-from .store import sync_folder
+from .store import size_of, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,7 @@ class Incoming:
 
     def keep(self) -> tuple[str, int]:
         """Keep it under its digest, unless it is there already; return (SHA-256, size in bytes)."""
-        if _is_there(self._store, self.sha256) and os.path.getsize(self._store.blob_path(self.sha256)) == self.size:
+        if _is_there(self._store, self.sha256) and size_of(self._store.blob_path(self.sha256)) == self.size:
             self.discard()
             return self.sha256, self.size
         try:

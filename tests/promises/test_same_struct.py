@@ -107,6 +107,7 @@ def tell(lab):
         ("show second --metrics", "/runs/second/metrics"),
         ("show second --metrics", "/runs/second/history"),
         ("show second --artifacts", "/artifacts/second"),
+        ("artifacts second", "/artifacts/second"),
         ("compare second first", "/runs/compare?ids=second&ids=first"),
         ("top accuracy", "/runs/leaderboard?metric_name=accuracy"),
         ("top big --of min --order asc -k 2", "/runs/leaderboard?metric_name=big&of=min&order=asc&top_k=2"),

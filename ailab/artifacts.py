@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from . import blobs, capture
-from .errors import MissingExtraError, RejectedError
+from .errors import MissingExtraError, RejectedError, is_from_signal_handler
 from .events import ArtifactAdded
 from .segments import open_plain
 from .store import is_store
@@ -96,7 +96,7 @@ def keep(
         here = _working_folder() or "a folder that was deleted"
         raise RejectedError(f"artifact {logged!r}: there is no such file (in {here})", key=logged) from None
     except OSError as problem:
-        raise RejectedError(f"artifact {logged!r} cannot be kept: {problem.strerror or problem}", key=logged) from problem
+        raise RejectedError(f"artifact {logged!r} cannot be kept: {_reason(problem)}", key=logged) from problem
     yield added
     if changed:
         yield RejectedError(
@@ -116,10 +116,8 @@ def _keep_folder(
             place = _as_given(path) if name is None else os.path.join(name, inside)
             try:
                 added, changed = _keep_file(store, path, place, kind=kind, reference=reference)
-            except RejectedError as problem:
-                why = problem.message
-            except OSError as problem:
-                why = problem.strerror or str(problem)
+            except (OSError, RejectedError) as problem:
+                why = _reason(problem)
             else:
                 yield added
                 kept += 1
@@ -133,6 +131,13 @@ def _keep_folder(
         yield RejectedError(f"folder {folder!r} has no file", key=folder)
     if unsteady:
         yield RejectedError(f"folder {folder!r}: changed while they were read {_some(unsteady)}", key=folder, hint=_AGAIN)
+
+
+def _reason(problem: OSError | RejectedError) -> str:
+    """Why a file is not kept; what a signal handler of the caller raised is raised on."""
+    if is_from_signal_handler(problem):
+        raise problem
+    return problem.message if isinstance(problem, RejectedError) else problem.strerror or str(problem)
 
 
 def _some(names: list[str]) -> str:

@@ -417,6 +417,30 @@ def test_a_file_that_changes_while_it_is_read_is_kept_and_said(store_dir, lab, t
     assert files["big.bin"] == files["quiet.bin"] == files["all/big.bin"]
 
 
+def test_a_time_limit_of_the_caller_ends_the_keeping_of_a_folder(store_dir, lab, tmp_path):
+    """What a signal handler of theirs raises is theirs, whatever its class: it is neither a file left out nor a warning."""
+    import signal
+
+    (tmp_path / "out").mkdir()
+    with open(tmp_path / "out" / "big.bin", "wb") as file:
+        file.truncate(3_000_000_000)
+
+    def limit(*_):
+        raise TimeoutError("too long")
+
+    before = signal.signal(signal.SIGALRM, limit)
+    try:
+        with ailab.start_run() as run:
+            for path in ("out", "out/big.bin"):
+                signal.setitimer(signal.ITIMER_REAL, 0.3)
+                with pytest.raises(TimeoutError, match="too long"):
+                    run.log_artifact(path, reference=True)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert kept(lab, run) == {}
+
+
 def test_a_file_that_grows_for_ever_ends_where_it_stood(store_dir, lab, tmp_path):
     """Reading stops at the size that the file had; its first bytes are kept."""
     path = tmp_path / "train.log"

@@ -44,7 +44,7 @@ from .runs import check_run_id, new_run_id
 from .views.rows import project_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from .blobs import Incoming
     from .datasets import Contents
@@ -329,6 +329,18 @@ class Actions:
         )  # fmt: skip
         self._act(run_id, added)
         return next(file for file in queries.list_artifacts(self.lab, run_id) if file.path == place)
+
+    def add_kept(self, run_id: str, said: Sequence[events.ArtifactAdded]) -> list[queries.ArtifactFile]:
+        """Add files to a run, as `artifacts.keep` kept them, each the next version of its path; the files, in that order.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        self.lab.refresh()
+        queries.get_run(self.lab, run_id)
+        self._write(list(said), run_id, self.lab.clock_of(run_id))
+        there = {file.path: file for file in reversed(queries.list_artifacts(self.lab, run_id))}
+        return [there[one.path] for one in said]
 
     def trash_artifact(self, run_id: str, path: str, *, on: bool = True) -> queries.ArtifactFile:
         """Put all versions of a file of a run in the trash, or take them out again.

@@ -1,8 +1,9 @@
 """What a run keeps as files: their place in the run, their kind, and the bytes of figures, images and tables.
 
-Called by the recorder. A file is copied into the store by its hash, so it may change or go afterwards. Its place in the run
-is a relative path with forward slashes that never leaves the run's folder, whatever the caller wrote; the path as written
-stays beside it. Nothing here is ever unpickled.
+Called by the recorder and by whoever adds files on the command line. A file is copied into the store by its hash, so it may
+change or go afterwards; of a reference only size, hash and location are kept, and its bytes stay where they are. Its place in the
+run is a relative path with forward slashes that never leaves the run's folder, whatever the caller wrote; the path as written
+stays beside it. Of a folder every regular file is kept and everything else is named. Nothing here is ever unpickled.
 """
 
 from __future__ import annotations
@@ -11,14 +12,20 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from . import blobs
-from .errors import MissingExtraError, RejectedError
+from . import blobs, capture
+from .errors import MissingExtraError, RejectedError, is_from_signal_handler
 from .events import ArtifactAdded
+from .segments import open_plain
+from .store import is_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .store import Store
+
+_NAMED = 3
+"""So many things that a folder has and that are not kept are named."""
+_AGAIN = "log it again when nobody writes to it"
 
 _KINDS_BY_ENDING = {
     "model": ("joblib", "pkl", "pickle", "pt", "pth", "h5", "keras", "onnx", "safetensors", "ubj", "bst", "cbm", "skops", "gguf"),
@@ -61,25 +68,115 @@ def kind_of(path: str) -> str:
     return by_ending
 
 
-def keep(store: Store, logged: str, *, kind: str | None, name: str | None) -> ArtifactAdded:
-    """Copy a file into the store; return the event that says so.
+def keep(
+    store: Store, logged: str, *, kind: str | None = None, name: str | None = None, reference: bool = False
+) -> Iterator[ArtifactAdded | RejectedError]:
+    """Copy a file, or each file of a folder, into the store; as a `reference` only look at its bytes.
+
+    Args:
+        store: the store.
+        logged: the path as the caller wrote it.
+        kind: what it is, by default as its name tells.
+        name: its place in the run; None is the path as given, "" for a folder the run itself.
+        reference: keep no bytes.
+
+    Returns:
+        The events that say so, one by one, and last what is to be said of the rest: files that changed meanwhile, things in the
+        folder that are no files.
 
     Raises:
         RejectedError: there is no such file, or it cannot be read.
     """
-    here = _working_folder()
-    inside = name or (os.path.relpath(logged, here) if here and os.path.isabs(logged) and _is_below(logged, here) else logged)
+    if os.path.isdir(logged):
+        yield from _keep_folder(store, logged, kind=kind, name=name, reference=reference)
+        return
     try:
-        if not stat.S_ISREG(os.stat(logged).st_mode):  # a pipe would block for ever, a device would never end
-            raise RejectedError(f"artifact {logged!r} is no regular file", key=logged, hint="give the path of a file or a folder")
-        digest, size = blobs.put_file(store, logged)
+        added, changed = _keep_file(store, logged, name or _as_given(logged), kind=kind, reference=reference)
     except FileNotFoundError:
-        raise RejectedError(
-            f"artifact {logged!r}: there is no such file (in {here or 'a folder that was deleted'})", key=logged
-        ) from None
+        here = _working_folder() or "a folder that was deleted"
+        raise RejectedError(f"artifact {logged!r}: there is no such file (in {here})", key=logged) from None
     except OSError as problem:
-        raise RejectedError(f"artifact {logged!r} cannot be kept: {problem.strerror or problem}", key=logged) from problem
-    return ArtifactAdded(path=place_in_run(inside), logged=logged, type=kind or kind_of(inside), size=size, sha256=digest)
+        raise RejectedError(f"artifact {logged!r} cannot be kept: {_reason(problem)}", key=logged) from problem
+    yield added
+    if changed:
+        yield RejectedError(
+            f"artifact {logged!r} changed while it was read: {added.size:,} bytes of it count", key=logged, hint=_AGAIN
+        )
+
+
+def _keep_folder(
+    store: Store, folder: str, *, kind: str | None, name: str | None, reference: bool
+) -> Iterator[ArtifactAdded | RejectedError]:
+    lacking: list[str] = []
+    unsteady: list[str] = []
+    kept = 0
+    for path, reason in files_below(folder):
+        inside, why = os.path.relpath(path, folder), reason
+        if not why:
+            place = _as_given(path) if name is None else os.path.join(name, inside)
+            try:
+                added, changed = _keep_file(store, path, place, kind=kind, reference=reference)
+            except (OSError, RejectedError) as problem:
+                why = _reason(problem)
+            else:
+                yield added
+                kept += 1
+                unsteady += [repr(inside)] * changed
+        if why:
+            lacking.append(f"{inside!r} ({why})")
+    if lacking:
+        hint = "what a link points to can be logged by its own path"
+        yield RejectedError(f"folder {folder!r}: {kept:,} files kept, left out {_some(lacking)}", key=folder, hint=hint)
+    elif not kept:
+        yield RejectedError(f"folder {folder!r} has no file", key=folder)
+    if unsteady:
+        yield RejectedError(f"folder {folder!r}: changed while they were read {_some(unsteady)}", key=folder, hint=_AGAIN)
+
+
+def _reason(problem: OSError | RejectedError) -> str:
+    """Why a file is not kept; what a signal handler of the caller raised is raised on."""
+    if is_from_signal_handler(problem):
+        raise problem
+    return problem.message if isinstance(problem, RejectedError) else problem.strerror or str(problem)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
+
+
+def _keep_file(store: Store, path: str, place: str, *, kind: str | None, reference: bool) -> tuple[ArtifactAdded, bool]:
+    """(the event of one file, whether it changed while it was read).
+
+    Raises:
+        OSError: it cannot be read, or is no plain file.
+    """
+    with open_plain(path) as file:
+        before = os.fstat(file.fileno())
+        most = before.st_size or None  # what grows faster than it is read ends too; files of /proc say that they are empty
+        digest, size = blobs.hash_open(file, most) if reference else blobs.put_open(store, file, most)
+        after = os.fstat(file.fileno())
+    added = ArtifactAdded(
+        path=place_in_run(place), logged=path, type=kind or kind_of(place), size=size, sha256=digest, reference=reference,
+        metadata={"location": location_of(path)} if reference else {},
+    )  # fmt: skip
+    return added, (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size < before.st_size
+
+
+def location_of(path: str) -> str:
+    """Where a file lies, as `file://HOST/PATH`: any bytes of its name are given back by percent-decoding."""
+    from urllib.parse import quote
+
+    return f"file://{capture.host_name()}/{quote(os.fsencode(os.path.abspath(path)).lstrip(b'/'))}"
+
+
+def path_of_location(location: str) -> tuple[str, str] | None:
+    """(host, path) of a location that `location_of` made; None of any other."""
+    from urllib.parse import unquote_to_bytes
+
+    if not location.startswith("file://"):
+        return None
+    host, slash, path = location.removeprefix("file://").partition("/")
+    return (host, os.fsdecode(b"/" + unquote_to_bytes(path))) if slash else None
 
 
 def keep_bytes(store: Store, content: bytes, path: str) -> ArtifactAdded:
@@ -88,14 +185,57 @@ def keep_bytes(store: Store, content: bytes, path: str) -> ArtifactAdded:
     return ArtifactAdded(path=place_in_run(path), logged=path, type=kind_of(path), size=len(content), sha256=digest)
 
 
-def files_below(folder: str) -> Iterator[str]:
-    """Every regular file below a folder, in a stable order; links to folders are not followed."""
-    for here, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(here, name)
-            if os.path.isfile(path):
-                yield path
+def files_below(folder: str) -> Iterator[tuple[str, str]]:
+    """Every regular file below a folder, in a stable order, as (path, ""); everything that is left out as (path, why).
+
+    Folders without a file leave no trace. A link to a file in the folder is that file; no other link is followed. A store is left
+    out: it grows by what is kept of it.
+    """
+    root = os.path.realpath(folder)
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        if is_store(here):
+            yield here, "a store"
+            continue
+        try:
+            with os.scandir(here) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as problem:
+            yield here, problem.strerror or str(problem)
+            continue
+        inner = []
+        for entry in found:
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    inner.append(entry.path)
+                else:
+                    yield entry.path, _why_not(entry, root)
+            except OSError as problem:  # among them links that go round in a circle
+                yield entry.path, problem.strerror or str(problem)
+        waiting += reversed(inner)
+
+
+def _why_not(entry: os.DirEntry[str], root: str) -> str:
+    """Why something in a folder is not kept; "" where it is.
+
+    Raises:
+        OSError: it is gone, or a link that leads nowhere.
+    """
+    path = entry.path
+    if entry.is_symlink():
+        path = os.path.realpath(path, strict=True)
+        if os.path.isdir(path):
+            return "a link to a folder"
+        if not _is_below(path, root):
+            return "a link out of the folder"
+    return "" if stat.S_ISREG(os.stat(path).st_mode) else "no plain file"
+
+
+def _as_given(path: str) -> str:
+    """A path by which a file is known without a name: from the working folder on where it is below it."""
+    here = _working_folder()
+    return os.path.relpath(path, here) if here and os.path.isabs(path) and _is_below(path, here) else path
 
 
 def _working_folder() -> str:

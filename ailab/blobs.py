@@ -9,13 +9,16 @@ before they become a path, so no text from outside ever does.
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from .errors import DamageError, NotFoundError
-from .store import sync_folder
+from .store import size_of, sync_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .store import Store
 
 CHUNK = 1 << 20
@@ -76,7 +79,7 @@ class Incoming:
     def fill(self, path: str) -> None:
         """Add all bytes of a file."""
         with open(path, "rb") as source:
-            while chunk := source.read(CHUNK):
+            for chunk in pieces(source):
                 self.write(chunk)
 
     def settle(self) -> None:
@@ -84,7 +87,10 @@ class Incoming:
         _settle(self._file)
 
     def keep(self) -> tuple[str, int]:
-        """Keep it under its digest; return (SHA-256, size in bytes)."""
+        """Keep it under its digest, unless it is there already; return (SHA-256, size in bytes)."""
+        if _is_there(self._store, self.sha256) and size_of(self._store.blob_path(self.sha256)) == self.size:
+            self.discard()
+            return self.sha256, self.size
         try:
             with self._file as file:
                 _settle(file)
@@ -103,9 +109,16 @@ class Incoming:
 
 def put_file(store: Store, path: str) -> tuple[str, int]:
     """Keep a copy of the file at `path` in constant memory; return (SHA-256, size in bytes)."""
+    with open(path, "rb") as source:
+        return put_open(store, source)
+
+
+def put_open(store: Store, source: IO[bytes], most: int | None = None) -> tuple[str, int]:
+    """Keep what an open file has from here on, at most `most` bytes, in constant memory; return (SHA-256, size in bytes)."""
     incoming = Incoming(store)
     try:
-        incoming.fill(path)
+        for chunk in pieces(source, most):
+            incoming.write(chunk)
     except BaseException:
         incoming.discard()
         raise
@@ -114,14 +127,27 @@ def put_file(store: Store, path: str) -> tuple[str, int]:
 
 def hash_file(path: str) -> tuple[str, int]:
     """(SHA-256, size in bytes) of a file, nothing kept."""
+    with open(path, "rb") as source:
+        return hash_open(source)
+
+
+def hash_open(source: IO[bytes], most: int | None = None) -> tuple[str, int]:
+    """(SHA-256, size in bytes) of what an open file has from here on, at most `most` bytes; nothing kept."""
     import hashlib
 
     digest, size = hashlib.sha256(), 0
-    with open(path, "rb") as source:
-        while chunk := source.read(CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
+    for chunk in pieces(source, most):
+        digest.update(chunk)
+        size += len(chunk)
     return digest.hexdigest(), size
+
+
+def pieces(source: IO[bytes], most: int | None = None) -> Iterator[bytes]:
+    """The bytes of an open file from here on, at most `most` of them, piece by piece."""
+    left = sys.maxsize if most is None else most
+    while left > 0 and (chunk := source.read(min(CHUNK, left))):
+        left -= len(chunk)
+        yield chunk
 
 
 def open_blob(store: Store, sha256: str) -> IO[bytes]:

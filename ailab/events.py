@@ -235,7 +235,10 @@ class SummarySet(Event, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class ArtifactAdded(Event, frozen=True, omit_defaults=True, kw_only=True):
-    """A file was kept by its hash. `path` is its place in the run, `logged` the path as the caller wrote it."""
+    """A file was kept by its hash. `path` is its place in the run, `logged` the path as the caller wrote it.
+
+    Of a `reference` no bytes were kept; `location` in its metadata says where they were.
+    """
 
     kind: ClassVar[str] = "artifact.added"
     path: str

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from .blobs import is_digest
 from .errors import FilterError
 from .views.rows import project_of
 from .where import Operand, Value, compile_where, half_character
@@ -354,19 +355,25 @@ def _param_conditions(lab: Lab, f: RunFilter) -> list[tuple[str, list[Any]]]:
 
 
 def _dataset_condition(lab: Lab, text: str) -> tuple[str, list[Any]]:
-    """Runs that were given this text, or that read a content that it names now."""
+    """Runs that were given this text, or that read what it names now: a content, or any version of a dataset."""
     name, at, rest = text.rpartition("@")
-    digest = rest.removeprefix("sha256:") if rest.startswith("sha256:") else None
+    digest = rest.removeprefix("sha256:") if rest.startswith("sha256:") or is_digest(rest) else None
     version = int(rest[1:]) if at and rest[:1] == "v" and rest[1:].isdigit() and len(rest) < 10 else None  # noqa: PLR2004
-    if digest is None and version is not None:
+    read: list[str] = []
+    if digest is not None:
+        read += [f'"sha256":"{digest}'] if len(digest) >= 8 else []  # noqa: PLR2004  (fewer digits name nothing)
+    elif version is not None or (at and rest == "latest"):
         rows = lab.rows(
-            "SELECT sha256 FROM base.dataset_table WHERE version = ? AND (dataset = ? OR name = ?)",
-            [version, project_of(name), name],
+            "SELECT dataset, arg_max(sha256, version) FROM base.dataset_table WHERE (dataset = $1 OR name = $2) "
+            "AND CASE WHEN $3 IS NULL THEN NOT own_trashed ELSE version = $3 END GROUP BY dataset",
+            [project_of(name), name, version],
         )
-        digest = rows[0][0] if len(rows) == 1 else None
-    if digest is None or len(digest) < 8:  # noqa: PLR2004  (fewer digits name nothing)
-        return "dataset_id = ?", [text]
-    return "dataset_id = ? OR (datasets IS NOT NULL AND contains(datasets, ?))", [text, f'"sha256":"{digest}']
+        read += [f'"sha256":"{rows[0][1]}'] if len(rows) == 1 else []
+    else:
+        rows = lab.rows("SELECT DISTINCT dataset FROM base.dataset_table WHERE dataset = ? OR name = ?", [project_of(text), text])
+        read += [f'"dataset":{msgspec.json.encode(row[0]).decode()}' for row in rows]
+    among = " OR ".join(["contains(datasets, ?)"] * len(read))
+    return f"dataset_id = ? OR (datasets IS NOT NULL AND ({among}))" if read else "dataset_id = ?", [text, *read]
 
 
 _COLUMNS = {

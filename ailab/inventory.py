@@ -20,11 +20,13 @@ from .views.rows import project_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from typing import IO
 
     from .views import Lab
 
 PREVIEW_MAX = 100
+_SEVERAL = "several fit"
 _REFERENCE = re.compile(r"(?:(?P<name>.+)@)?(?:v(?P<version>[0-9]{1,9})|(?P<latest>latest)|sha256:(?P<digest>[0-9a-f]{8,64}))")
 
 
@@ -246,10 +248,15 @@ def list_datasets(lab: Lab, f: DatasetFilter | None = None) -> Page:
     return Page(rows=[_dataset(row) for row in rows[: f.limit]], total=len(rows))
 
 
-def find_dataset(lab: Lab, text: str) -> str:
+def find_dataset(lab: Lab, text: str, *, before: datetime | None = None) -> str:
     """The id of the version that a text means: an id, NAME@vN, NAME@latest, NAME@sha256:HEX, a SHA-256, or NAME for the newest.
 
     A name is that of a dataset as it reads now, or its id; versions in the trash are found only by their number or content.
+
+    Args:
+        lab: the catalogue.
+        text: what a person wrote.
+        before: the newest is the newest of this time, UTC, as far as one was registered by then.
 
     Raises:
         NotFoundError: none fits, or several do.
@@ -271,21 +278,46 @@ def find_dataset(lab: Lab, text: str) -> str:
         raise FilterError(f"dataset {text[:100]!r} names no dataset", where="dataset", hint="such as iris, iris@v2")
     text_of = f"""
         SELECT d.dataset_id, d.dataset FROM base.dataset_table d LEFT JOIN base.project_table p ON p.project_id = d.project_id
-        WHERE {" AND ".join(part for part, _ in where)} ORDER BY d.version DESC
+        WHERE {" AND ".join(part for part, _ in where)} ORDER BY coalesce(d.created_at <= ?, false) DESC, d.version DESC
     """  # noqa: S608  (fixed fragments)
-    rows = lab.rows(text_of, [value for _, some in where for value in some])
+    rows = lab.rows(text_of, [*(value for _, some in where for value in some), before])
     datasets_found = {row[1] for row in rows}
     exact = [row for row in rows if name is not None and row[1] == project_of(name)] or rows
     if rows and (len(datasets_found) == 1 or len({row[1] for row in exact}) == 1) and (digest is None or len(exact) == 1):
         return str(exact[0][0])
     if rows:
-        raise NotFoundError("dataset", text, nearest=[row[0] for row in rows[:4]], hint="several fit")
+        raise NotFoundError("dataset", text, nearest=[row[0] for row in rows[:4]], hint=_SEVERAL)
     likeness = "jaro_winkler_similarity(lower(name), lower(?))"
     near = lab.rows(
         f"SELECT DISTINCT name, {likeness} AS likeness FROM base.dataset_table ORDER BY likeness DESC LIMIT 3",  # noqa: S608
         [(name or text)[:200]],
     )
     raise NotFoundError("dataset", text, nearest=[row[0] for row in near])
+
+
+def find_content(lab: Lab, text: str, *, before: datetime) -> tuple[str, str] | None:
+    """(dataset, SHA-256) of what a text means; see `find_dataset`. None where it names no dataset.
+
+    Raises:
+        NotFoundError: it names a dataset, but no version of it, or several.
+    """
+    try:
+        dataset, _, sha256 = find_dataset(lab, text, before=before).rpartition("@sha256:")
+    except FilterError:
+        return None
+    except NotFoundError as problem:
+        if problem.hint == _SEVERAL:
+            hint = f"{_SEVERAL}: {', '.join(problem.nearest)}"
+            raise NotFoundError("single version", text, nearest=problem.nearest, hint=hint) from None
+        found = _REFERENCE.fullmatch(text)
+        name = None if found is None else found["name"]
+        newest = lab.rows(
+            "SELECT max(version) FROM base.dataset_table WHERE dataset = ? OR name = ?", [project_of(name or ""), name]
+        )[0][0]
+        if newest is None:
+            return None
+        raise NotFoundError("such version", text, hint=f"the newest version of {name!r} is v{newest}") from None
+    return dataset, sha256
 
 
 def get_dataset(lab: Lab, text: str) -> DatasetDetail:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .queries import bytes_of
 from .terminal import Column, Screen, age, cell, moment, number, one_line, size, tags
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from rich.text import Text
 
     from .bodies import CreatedToken
     from .inventory import DatasetDetail, DatasetPreview, DatasetView, ProjectView, TokenView
@@ -112,37 +115,70 @@ def preview(screen: Screen, found: DatasetPreview) -> None:
     ])  # fmt: skip
 
 
+class _Folder(NamedTuple):
+    """What is in a folder of a run, by name; a folder's name ends with a slash."""
+
+    inside: dict[str, ArtifactFile | _Folder]
+    sizes: list[int]
+
+
 def tree(screen: Screen, files: Sequence[ArtifactFile]) -> None:
     """Files of a run as a tree, the newest version of each, and what keeping equal bytes once has saved."""
     newest: dict[str, ArtifactFile] = {}
     for file in files:
         newest.setdefault(file.path, file)
-    lines: list[tuple[str, ArtifactFile | None]] = []
-    above: list[str] = []
-    for path, file in sorted(newest.items()):
+    root = _Folder({}, [])
+    for path, file in newest.items():
         *folders, name = path.split("/")
-        same = next((i for i, (a, b) in enumerate(zip(folders, above, strict=False)) if a != b), min(len(folders), len(above)))
-        lines += [("  " * i + folder + "/", None) for i, folder in enumerate(folders) if i >= same]
-        lines.append(("  " * len(folders) + name, file))
-        above = folders
-    screen.table([
-        Column("path", [cell(text, "bold" if file is None else "") for text, file in lines], limit=60),
-        Column("kind", [cell(file and file.kind) for _, file in lines], rank=1),
-        Column("size", [cell(size(file.size) if file else "") for _, file in lines], rank=1, right=True),
-        Column("version", [cell(_version(file)) for _, file in lines], rank=2),
-        Column("sha256", [cell(file and file.sha256[: 12 if screen.terminal else 64], "dim") for _, file in lines], rank=3),
-    ])  # fmt: skip
-    logged, kept = sum(file.size for file in files), sum({file.sha256: file.size for file in files}.values())
+        here = root
+        for folder in folders:
+            inner = here.inside.setdefault(folder + "/", _Folder({}, []))
+            assert isinstance(inner, _Folder)  # noqa: S101  (no file has a name that ends so)
+            here = inner
+            here.sizes.append(file.size)
+        here.inside[name] = file
+    rows = list(_branches(root, _LINES if screen.unicode else _PLAIN_LINES))
+
+    def told(tell: Callable[[ArtifactFile], str], style: str = "") -> list[Text]:
+        return [cell("" if isinstance(thing, _Folder) else tell(thing), style) for *_, thing in rows]
+
+    sizes = [size(sum(thing.sizes) if isinstance(thing, _Folder) else thing.size) for *_, thing in rows]
+    columns = [
+        Column("path", [cell(line + name, "bold" if isinstance(thing, _Folder) else "") for line, name, thing in rows], limit=60),
+        Column("kind", told(lambda file: file.kind), rank=1),
+        Column("size", [cell(text) for text in sizes], rank=1, right=True),
+        Column("version", told(lambda file: f"v{file.version}" + " (trash)" * file.trashed), rank=2),
+        Column("sha256", told(lambda file: file.sha256[: 12 if screen.terminal else 64], "dim"), rank=4),
+    ]
+    if any(file.reference for file in newest.values()):
+        columns.insert(4, Column("reference to", told(_location), rank=3, limit=60))
+    screen.table(columns)
+    logged, kept = bytes_of(files)
     if kept < logged:
-        screen.show(
-            cell(
-                f"{size(logged)} in {len(files):,} versions, {size(kept)} kept: {logged / max(1, kept):.1f} × deduplicated", "dim"
-            )
-        )
+        words = f"{size(logged)} in {len(files):,} versions, {size(kept)} kept: {logged / max(1, kept):.1f} × deduplicated"
+        screen.show(cell(words, "dim"))
 
 
-def _version(file: ArtifactFile | None) -> str:
-    return "" if file is None else f"v{file.version}" + (" (trash)" if file.trashed else "")
+_LINES = ("├── ", "└── ", "│   ", "    ")
+_PLAIN_LINES = ("|-- ", "`-- ", "|   ", "    ")
+
+
+def _branches(root: _Folder, lines: tuple[str, str, str, str]) -> Iterator[tuple[str, str, ArtifactFile | _Folder]]:
+    """(lines of the tree, name, file or folder), a row each, folders before files."""
+    waiting: list[tuple[str, str, str, ArtifactFile | _Folder]] = [("", "", "", root)]
+    while waiting:
+        line, below, name, thing = waiting.pop()
+        if name:
+            yield line, name, thing
+        if isinstance(thing, _Folder):
+            inside = sorted(thing.inside.items(), key=lambda pair: (not isinstance(pair[1], _Folder), pair[0]), reverse=True)
+            for i, (inner, content) in enumerate(inside):  # the last one first: it is taken from the end
+                branch, under = (lines[1], lines[3]) if i == 0 else (lines[0], lines[2])
+                waiting.append((below + branch, below + under, inner, content))
+
+
+def _location(file: ArtifactFile) -> str:
+    return "" if not file.reference else file.location or "somewhere else"
 
 
 def shipped(screen: Screen, found: Shipped) -> None:

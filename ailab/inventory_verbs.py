@@ -282,10 +282,10 @@ def _write(content: Any, path: str, *, force: bool) -> None:
     calls="queries.list_artifacts; with --add actions.Actions.add_artifact, with --get queries.open_artifact",
 )  # fmt: skip
 @click.argument("run")
-@click.option("--add", "added", metavar="FILE", help="Add this file.")
+@click.option("--add", "added", metavar="FILE", help="Add this file, or what is in this folder.")
 @click.option("--path", help="Its place in the run. [default: its name]")
 @click.option("--kind", help="Files of this kind; with --add what it is. [default: as its name tells]")
-@click.option("--reference", is_flag=True, help="With --add: note size and SHA-256 only, keep no bytes.")
+@click.option("--reference", is_flag=True, help="With --add: note size, SHA-256 and where it lies; keep no bytes.")
 @click.option("--get", "wanted", metavar="PATH", help="Write this file to the working folder.")
 @click.option("-o", "--output", metavar="FILE", help="With --get: where to; - for standard output.")
 @click.option("--force", is_flag=True, help="With --get: replace a file that is there.")
@@ -311,14 +311,20 @@ def artifacts(call: Call, /, run: str, added: str | None, wanted: str | None, **
 
 
 def _add_artifact(call: Call, run: str, file: str, *, path: str | None, kind: str | None, reference: bool, **_: Any) -> None:
-    from . import blobs
+    from . import artifacts
+    from .errors import RejectedError
 
     with _acting(call) as actions:
         run_id = _run(actions, run)
-        sha256, size = blobs.hash_file(file) if reference else blobs.put_file(actions.lab.store, file)
-        place = path or os.path.basename(file)
-        found = actions.add_artifact(run_id, place, sha256=sha256, size=size, kind=kind, reference=reference)
-    call.answer(found, lambda terminal, screen: terminal.artifacts(screen, [found]))
+        place = path or os.path.basename(os.path.abspath(file))
+        said = artifacts.keep(actions.lab.store, file, kind=kind, name=place, reference=reference)
+        added, doubts = [], []
+        for one in said:
+            doubts.append(one) if isinstance(one, RejectedError) else added.append(one)
+        found = actions.add_kept(run_id, added)
+    call.answer(found if os.path.isdir(file) else found[0], lambda terminal, screen: terminal.artifacts(screen, found))
+    for doubt in doubts:
+        say(f"{doubt.message}\nhint: {doubt.hint}" if doubt.hint else doubt.message)
 
 
 # -- trash, protection, names ------------------------------------------------------------------------------------------

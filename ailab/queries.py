@@ -37,7 +37,7 @@ from .views.rows import uid_of
 from .views.sandbox import plain_value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
     from typing import IO
 
@@ -83,7 +83,10 @@ class LeaderboardRow(RunSummaryView, kw_only=True):
 
 
 class ArtifactFile(msgspec.Struct, kw_only=True):
-    """A file of a run, newest version first; `url` is where the server gives its bytes."""
+    """A file of a run, newest version first; `url` is where the server gives its bytes.
+
+    Of a `reference` no bytes were kept; `location` is where they lay when it was logged, such as file://HOST/PATH.
+    """
 
     path: str
     name: str
@@ -93,6 +96,8 @@ class ArtifactFile(msgspec.Struct, kw_only=True):
     version: int
     at: str
     trashed: bool
+    reference: bool
+    location: str | None
     url: str
 
 
@@ -420,19 +425,28 @@ def list_artifacts(lab: Lab, run_id: str) -> list[ArtifactFile]:
     return get_run(lab, run_id).artifact_files
 
 
+def bytes_of(files: Iterable[ArtifactFile]) -> tuple[int, int]:
+    """(bytes logged, bytes kept for them) of versions of files; references count in neither, equal contents are kept once."""
+    own = [file for file in files if not file.reference]
+    return sum(file.size for file in own), sum({file.sha256: file.size for file in own}.values())
+
+
 def open_artifact(lab: Lab, run_id: str, path: str, *, version: int | None = None) -> tuple[ArtifactFile, IO[bytes]]:
     """The newest, or a given, version of a file of a run that is not in the trash, opened for reading.
 
     The path is only ever compared with those the run has; what is opened is the blob of that file's digest.
 
     Raises:
-        NotFoundError: there is no such run, file, or its bytes are not in this store.
+        NotFoundError: there is no such run, file, or its bytes are not in this store; says where those of a reference lie.
     """
     files = [a for a in list_artifacts(lab, run_id) if not a.trashed]
     found = next((a for a in files if a.path == path and version in {None, a.version}), None)
     if found is None:
         near = difflib.get_close_matches(path, [a.path for a in files], n=3, cutoff=0.3)
         raise NotFoundError("artifact", path, nearest=near)
+    if found.reference:  # also where a blob has its digest: who only names a digest is not given what is behind it
+        where = f"lay at {found.location} when it was logged" if found.location else "were never here"
+        raise NotFoundError("copy of artifact", path, hint=f"it is a reference: its bytes {where}")
     return found, blobs.open_blob(lab.store, found.sha256)
 
 

@@ -140,7 +140,10 @@ class Receiver:
         check_name(name)
         _check_lines(body, admin=admin)
         with self._one(name):
-            file = self._files.get(name) or self._open(name, offset, body, accepted=accepted)
+            file = self._files.get(name)
+            if file is None:
+                file = self._open(name, offset, body, accepted=accepted, accept=accept)
+                accepted = True
             if offset > file.size:
                 raise GapError(f"{file.size} bytes are here", bytes=file.size, hint=f"send from offset={file.size} on")
             known = min(len(body), file.size - offset)
@@ -172,13 +175,16 @@ class Receiver:
                 self._locks = {n: lock for n, lock in self._locks.items() if n in self._files or lock.locked()}
             return self._locks.setdefault(name, threading.Lock())
 
-    def _open(self, name: str, offset: int, body: bytes, *, accepted: bool) -> _File:
+    def _open(self, name: str, offset: int, body: bytes, *, accepted: bool, accept: Callable[[], None]) -> _File:
+        """Open a segment, or make it: only once it is noted, since a file that was not would be taken for one of our own."""
         path = self._store.segment_path(name)
         is_new = not os.path.lexists(path)
         if is_new:
             if offset:
                 raise GapError("nothing of it is here", bytes=0, hint="send from offset=0 on")
             _check_header(name, body)
+            if not accepted:
+                accept()
         elif not accepted:
             raise ConflictError(f"segment {name} was written here", where="segment", hint="its bytes are in this store already")
         flags = os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)

@@ -3,7 +3,8 @@
 It never breaks training: whatever goes wrong in here is said once on standard error and counted, and the caller's code
 goes on; with `AILAB_STRICT=1` it raises instead. Each run writes its own segment through one `Writer`; nothing else is
 shared between runs but the capture of environment and code, which the first run of a process does on a thread of its own
-and later runs refer to. The current run is a context variable; a thread that has none uses the only open run there is.
+and later runs refer to. What a run's dataset_id means is looked up on such a thread too. The current run is a context
+variable; a thread that has none uses the only open run there is.
 
 After a crash: everything logged so far is in the segment, and readers find its writer gone. After `finish`: the segment is
 sealed and on the disk. In `mode="disabled"` no file is touched.
@@ -15,6 +16,7 @@ import atexit
 import os
 import sys
 from _thread import allocate_lock
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from . import events, settings, values
@@ -85,7 +87,8 @@ def start_run(  # the habits of several trackers meet in this one call; all but 
         note: the first note.
         notes: the same.
         description: what the run is about.
-        dataset_id: a dataset version (`iris@v2`, `iris@sha256:…`) or any text.
+        dataset_id: a version of a registered dataset (`iris@v2`, `iris@sha256:…`, `iris` for the newest), to whose content the
+            run is then tied, or any text.
         mode: `on` or `disabled`, which touches no file.
         dir: the store; by default AILAB_DIR, the nearest `events/` that is a store, else `./events`.
         strict: raise what would otherwise be one warning.
@@ -131,10 +134,9 @@ def start_run(  # the habits of several trackers meet in this one call; all but 
                 _ship(run.store, setting)
         _register(run)
         if known is None:
-            import threading
-
-            run._captured = threading.Thread(target=_capture, args=(run, capture), name="ailab-capture", daemon=True)
-            run._captured.start()
+            _beside(run, _capture, capture)
+        if setting.dataset_id:
+            _beside(run, _find_dataset, setting.dataset_id, datetime.now(timezone.utc))
     run._outer = current.get()
     current.set(run)
     return run
@@ -324,6 +326,39 @@ def _captured_ids(run: Run, how: str) -> tuple[str, str] | None:
         return None
     assert run.store is not None  # noqa: S101  (a disabled run does not come here)
     return _captured.get((os.getpid(), run.store.path))
+
+
+def _beside(run: Run, task: Callable[..., None], *given: Any) -> None:
+    """Do something for a run on a thread of its own, after what is done so already; `finish` waits for it."""
+    import threading
+
+    before = run._captured
+
+    def work() -> None:
+        if before is not None:
+            before.join()
+        task(run, *given)
+
+    run._captured = threading.Thread(target=work, name="ailab-capture", daemon=True)
+    run._captured.start()
+
+
+def _find_dataset(run: Run, text: str, at: datetime) -> None:
+    """Tie the run to the content that its dataset_id meant when it started; a text that names no dataset is a text."""
+    with Edge(run):
+        from . import resolution
+
+        assert run.store is not None  # noqa: S101
+        try:
+            used = resolution.content_of(run.store, text, before=at.replace(tzinfo=None))
+        except RejectedError as problem:
+            if run._setting.strict:  # nobody catches what is raised here: finish raises it
+                run._unresolved = problem
+            else:
+                run._refuse([problem], outcome="it stays a text, training goes on")
+        else:
+            if used is not None:
+                run._write(used)
 
 
 def _capture(run: Run, how: str) -> None:
@@ -587,7 +622,10 @@ def _take_result(run: Run, result: Any) -> None:
                 run.finish(final_metrics=result)
             return
         if result.get("dataset_id") is not None:
-            run._write(events.RunChanged(dataset=str(result["dataset_id"])))
+            text = str(result["dataset_id"])
+            run._write(events.RunChanged(dataset=text))
+            if run._writer is not None:
+                _beside(run, _find_dataset, text, datetime.now(timezone.utc))
         if result.get("tags") is not None:
             run.set_tags(result["tags"])
         if result.get("note") is not None:

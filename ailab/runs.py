@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 CAPTURE_WAIT_SECONDS = 20.0
-"""How long `finish` of the first run waits for the capture of environment and code at most."""
+"""How long `finish` waits for what is captured beside the training at most: environment and code, and what a dataset_id means."""
 RUN_ID_MAX = 128
 ROUTE_WORDS = frozenset({"compare", "leaderboard", "latest", "search"})
 """Words that stand in the place of a run's id in a route, and so cannot be one."""
@@ -112,6 +112,7 @@ class Run:
         self._outer: Run | None = None
         self._captured: threading.Thread | None = None
         self._pulse: Pulse | None = None
+        self._unresolved: RejectedError | None = None
         self._wandb_url: str | None = None
         self._wandb: Any = None
         self._own_wandb = False
@@ -217,35 +218,67 @@ class Run:
 
     # -- files -------------------------------------------------------------------------------------------------------
 
-    def log_artifact(self, path: str | os.PathLike[str], kind: str | None = None, *, name: str | None = None) -> None:
-        """Keep a file, or each file of a folder, by its hash.
+    def log_artifact(
+        self,
+        path: str | os.PathLike[str],
+        kind: str | None = None,
+        *,
+        name: str | None = None,
+        artifact_path: str | None = None,
+        type: str | None = None,  # noqa: A002
+        reference: bool = False,
+    ) -> None:
+        """Keep a file, or each file of a folder, by its hash; the same place again is its next version.
 
         Args:
-            path: the file or folder; it is copied, and may change or go afterwards.
+            path: the file or folder; it is copied, and may change or go afterwards. Of a folder, links that lead out of it, links
+                to folders and whatever is no regular file are left out, and named.
             kind: model, checkpoint, plot, evaluation, metrics, predictions, data, log, other or any word of yours; by
                 default told from the name.
             name: its place in the run, by default the path as given.
+            artifact_path: the folder of the run to put it in; `name` is then by default the last part of the path.
+            type: the same as kind.
+            reference: copy nothing: note size, SHA-256 and where the file lies.
         """
         with Edge(self):
-            self._keep(os.fspath(path), kind, name)
+            logged = os.fspath(path)
+            if artifact_path is not None:
+                name = os.path.join(artifact_path, name or os.path.basename(logged.rstrip("/\\")))
+            self._keep(logged, kind or type, name, reference=reference)
 
-    def log_artifacts(self, paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str], kind: str | None = None) -> None:
-        """Keep several files, or a folder."""
+    def log_artifacts(
+        self,
+        paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str],
+        kind: str | None = None,
+        *,
+        artifact_path: str | None = None,
+        type: str | None = None,  # noqa: A002
+        reference: bool = False,
+    ) -> None:
+        """Keep several files, or a folder; with `artifact_path` a folder's contents are put directly into that folder of the run.
+
+        The other arguments are those of `log_artifact`.
+        """
         with Edge(self):
+            if isinstance(paths, str | os.PathLike) and artifact_path is not None and os.path.isdir(paths):
+                self._keep(os.fspath(paths), kind or type, artifact_path, reference=reference)
+                return
             for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-                self.log_artifact(path, kind)
+                self.log_artifact(path, kind, artifact_path=artifact_path, type=type, reference=reference)
 
-    def _keep(self, logged: str, kind: str | None, name: str | None) -> None:
+    def _keep(self, logged: str, kind: str | None, name: str | None, *, reference: bool) -> None:
+        """Keep a file, or what is in a folder, at a place of the run; see `artifacts.keep`."""
         from . import artifacts
 
         if self._writer is None:
             return
-        if os.path.isdir(logged):
-            for inner in artifacts.files_below(logged):
-                inside = os.path.relpath(inner, logged)
-                self._keep(inner, kind, os.path.join(name, inside) if name else None)
-            return
-        self._write(artifacts.keep(self._writer.store, logged, kind=kind, name=name))
+        for said in artifacts.keep(self._writer.store, logged, kind=kind, name=name, reference=reference):
+            if not isinstance(said, RejectedError):
+                self._write(said)
+            elif self._setting.strict:
+                raise said
+            else:
+                say(told(said, "training goes on"), once=f"{self.id} {said.message}", silent=self._setting.silent)
 
     def log_text(self, text: str, path: str) -> None:
         """Keep a text as the artifact `path`."""
@@ -317,6 +350,8 @@ class Run:
             self._refuse(refused)
             self._wait_for_capture(CAPTURE_WAIT_SECONDS)
             self._finish(ended, kept, error)
+            if self._unresolved is not None:
+                raise self._unresolved
 
     def _finish(self, status: str, final_metrics: dict[str, Any], error: str | None, *, final: bool = False) -> None:
         if self._pulse is not None:
@@ -349,7 +384,7 @@ class Run:
         if self._captured is not None:
             self._captured.join(seconds)
             if self._captured.is_alive():
-                self._say(f"environment and code of run {self.id} were not captured within {seconds:.0f} s")
+                self._say(f"environment, code or dataset of run {self.id} were not captured within {seconds:.0f} s")
             self._captured = None
 
     def __enter__(self) -> Run:  # noqa: PYI034  (a subclass is not handed out by start_run)

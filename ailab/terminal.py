@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from .checkup import Checkup
-    from .queries import ArtifactFile, Change, LeaderboardRow, RunComparison, RunDetail, RunSummaryView, SqlAnswer, ViewInfo
+    from .queries import (
+        ArtifactFile,
+        Change,
+        DatasetUse,
+        LeaderboardRow,
+        RunComparison,
+        RunDetail,
+        RunSummaryView,
+        SqlAnswer,
+        ViewInfo,
+    )
 
 WIDE = 100_000
 """Columns of an output that is no terminal: nothing is cut."""
@@ -391,18 +401,14 @@ def latest(screen: Screen, details: Sequence[RunDetail]) -> None:
         if i:
             screen.show()
         screen.show(title(run))
-        files = [f"{one_line(file.path)} ({file.kind}, {size(file.size)})" for file in run.artifact_files if not file.trashed]
-        screen.facts(
-            [
-                ("project", run.project),
-                ("dataset", run.dataset_id),
-                ("params", _pairs({key: _value(value) for key, value in run.params.items()}) or "none"),
-                ("metrics", _pairs({key: number(value) for key, value in run.final_metrics.items()}) or "none"),
-                ("artifacts", ", ".join(files) or "none"),
-                ("note", run.note),
-            ],
-            indent=2,
-        )
+        there = [file for file in run.artifact_files if not file.trashed]
+        files = [f"{one_line(file.path)} ({file.kind}, {size(file.size)}{', reference' * file.reference})" for file in there]
+        screen.facts([
+            ("project", run.project), ("dataset", run.dataset_id),
+            ("params", _pairs({key: _value(value) for key, value in run.params.items()}) or "none"),
+            ("metrics", _pairs({key: number(value) for key, value in run.final_metrics.items()}) or "none"),
+            ("artifacts", ", ".join(files) or "none"), ("note", run.note),
+        ], indent=2)  # fmt: skip
 
 
 def _pairs(found: Mapping[str, str]) -> str:
@@ -413,34 +419,30 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
+def _read(used: DatasetUse) -> str:
+    """A content that a run read: which version of which dataset, for what, and its SHA-256."""
+    name = used.dataset_id.partition("@")[0] if used.version is not None else used.name or "a content"
+    return f"{name}{'' if used.version is None else f'@v{used.version}'} ({used.role}), sha256 {used.sha256}"
+
+
 def overview(screen: Screen, run: RunDetail, curves: Mapping[str, Sequence[float]]) -> None:
     """All about one run but its points, diff and packages."""
     error = (run.error or "").strip()
     screen.show(title(run))
     git = " ".join(part for part in (run.git_hash, run.git_branch and f"({run.git_branch})", run.git_remote) if part)
-    screen.facts(
-        [
-            ("project", run.project),
-            ("dataset", run.dataset_id),
-            ("group", run.group),
-            ("parent", run.parent_run_id),
-            ("seed", run.seed),
-            ("tags", tags(run.tags)),
-            ("note", run.note),
-            ("description", run.description),
-            ("error", Text(one_line(error.splitlines()[-1]), style="red") if error else None),
-            ("started", f"{moment(run.started_at)} UTC, ran {duration(run.duration_s)}"),
-            ("by", "@".join(part for part in (run.user, run.host) if part)),
-            ("command", run.command),
-            ("git", git),
-            ("diff", f"{len(run.git_diff.splitlines())} lines differ from the commit: show --diff" if run.git_diff else None),
-            ("python", run.python_version and f"{run.python_version}, {len((run.pip_freeze or '').splitlines())} packages"),
-            ("W&B", run.wandb_url),
-            ("dropped", f"{run.points_dropped} points could not be written" if run.points_dropped else None),
-            ("trash", "this run is in the trash" if run.trashed else None),
-        ],
-        indent=2,
-    )
+    screen.facts([
+        ("project", run.project), ("dataset", run.dataset_id), ("read", "\n".join(_read(one) for one in run.datasets)),
+        ("group", run.group), ("parent", run.parent_run_id), ("seed", run.seed), ("tags", tags(run.tags)),
+        ("note", run.note), ("description", run.description),
+        ("error", Text(one_line(error.splitlines()[-1]), style="red") if error else None),
+        ("started", f"{moment(run.started_at)} UTC, ran {duration(run.duration_s)}"),
+        ("by", "@".join(part for part in (run.user, run.host) if part)), ("command", run.command), ("git", git),
+        ("diff", f"{len(run.git_diff.splitlines())} lines differ from the commit: show --diff" if run.git_diff else None),
+        ("python", run.python_version and f"{run.python_version}, {len((run.pip_freeze or '').splitlines())} packages"),
+        ("W&B", run.wandb_url),
+        ("dropped", f"{run.points_dropped} points could not be written" if run.points_dropped else None),
+        ("trash", "this run is in the trash" if run.trashed else None),
+    ], indent=2)  # fmt: skip
     if run.params:
         screen.heading("parameters")
         screen.facts([(key, one_line(_value(value)) or '""') for key, value in run.params.items()], indent=2)
@@ -477,9 +479,12 @@ def artifacts(screen: Screen, files: Sequence[ArtifactFile], *, indent: int = 0)
         Column("path", [cell(file.path) for file in files], limit=60),
         Column("kind", [cell(file.kind) for file in files], rank=1),
         Column("size", [cell(size(file.size)) for file in files], rank=1, right=True),
-        Column("version", [cell(f"v{file.version}" + (" (trash)" if file.trashed else "")) for file in files], rank=2),
+        Column("version", [cell(f"v{file.version}" + " (trash)" * file.trashed) for file in files], rank=2),
         Column("sha256", [cell(file.sha256[:12] if screen.terminal else file.sha256, "dim") for file in files], rank=3),
     ]
+    if any(file.reference for file in files):
+        there = [cell((file.location or "somewhere else") if file.reference else "") for file in files]
+        columns.insert(4, Column("reference to", there, rank=2, limit=60))
     screen.table(columns, indent=indent)
 
 

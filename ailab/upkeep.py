@@ -80,9 +80,10 @@ def _confirm(question: str, *, yes: bool) -> None:
         raise RefusedError("nothing was removed")
 
 
-@_verb("ailab verify", "ailab verify --dir /mnt/backup/events --json", calls="verification.verify")
+@_verb("ailab verify", "ailab verify --references", "ailab verify --dir /mnt/backup/events --json", calls="verification.verify")
+@click.option("--references", is_flag=True, help="Read files of this machine that artifacts only refer to, too.")
 @click.pass_context
-def verify(ctx: click.Context, /) -> None:
+def verify(ctx: click.Context, /, references: bool) -> None:  # noqa: FBT001
     """Read every byte of the store and say what is damaged.
 
     Lines, chains, footers, closings, commit records, tables, blobs. A segment that is gone as a whole is missed only where
@@ -92,7 +93,7 @@ def verify(ctx: click.Context, /) -> None:
 
     call = ctx.ensure_object(Call)
     with _progress(call, "reading") as progress:
-        found = verification.verify(_store(call), progress=progress)
+        found = verification.verify(_store(call), references=references, progress=progress)
     call.answer(found, lambda terminal, screen: _draw_verification(found, terminal, screen))
     if not found.sound:
         ctx.exit(1)

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from . import blobs, closing, commits, events
+from . import artifacts, blobs, capture, closing, commits, events
 from .damage import FROM_COPY, effect_of
 from .errors import DamageError
 from .segments import Blocks, Envelope, Segment, open_plain, reason_of, writer_alive
@@ -27,6 +27,7 @@ from .store import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from .commits import Chosen, Commit
     from .segments import Span
@@ -43,7 +44,7 @@ class Finding(msgspec.Struct, kw_only=True):
 
     Attributes:
         kind: torn-tail, torn-write, bad-checksum, bad-json, gap, duplicate, missing, unknown-version, unreadable, redacted or
-            unsealed.
+            unsealed, or of a file that was only referred to changed or missing.
         line: from 1; 0 where the whole file is meant.
         offset: of the line's first byte.
     """
@@ -84,8 +85,10 @@ _BLOBS = {
     "artifact.added": ("sha256",), "media.logged": ("sha256",), "run.started": ("environment", "code"),
     "run.resumed": ("environment", "code"), "environment.captured": ("environment",), "code.captured": ("code",),
 }  # fmt: skip
-_TELLING = frozenset({*_BLOBS, "segment.opened", "segment.sealed", "segment.closed", "event.redacted"})
+_TELLING = frozenset({*_BLOBS, "segment.opened", "segment.sealed", "segment.closed", "segment.accepted", "event.redacted"})
 """Kinds whose payload names blobs or segments."""
+_LOCAL = frozenset({"sdk", "cli"})
+"""Ways of an event into a store whose writer saw the files that it names."""
 _POINT = b'"kind":"metrics.logged"'
 _decode = msgspec.json.Decoder(Envelope).decode
 
@@ -98,6 +101,15 @@ class _Statement(NamedTuple):
     by: str
 
 
+class _Reference(NamedTuple):
+    """A file that somebody saw elsewhere, and when and in which segment they said so."""
+
+    at: datetime
+    segment: str
+    location: str
+    sha256: str
+
+
 class _Named(NamedTuple):
     """Where a segment is named, and as what."""
 
@@ -107,13 +119,17 @@ class _Named(NamedTuple):
     role: str
 
 
-def verify(store: Store, *, progress: Callable[[int, int], None] | None = None) -> Verification:
+def verify(
+    store: Store, *, references: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Verification:  # fmt: skip
     """Read everything in a store.
 
     What leaves no trace is not found: a segment that is gone as a whole, and that no other file names, was never there.
 
     Args:
         store: the store.
+        references: read also the files of this machine that artifacts refer to, as far as a process of this machine said so, and
+            no client of a server; what has changed or is gone is a warning, no damage.
         progress: called with (bytes read, bytes to read).
     """
     began = time.monotonic()
@@ -122,6 +138,8 @@ def verify(store: Store, *, progress: Callable[[int, int], None] | None = None) 
     look.all_segments()
     look.all_statements()
     look.all_blobs()
+    if references:
+        look.all_references()
     look.more()
     look.found.seconds = round(time.monotonic() - began, 3)
     return look.found
@@ -146,6 +164,9 @@ class _Look:
         self._closings: closing.Closings = {}
         self._wanted: dict[str, tuple[int | None, str]] = {}
         self._redacted_blobs: set[str] = set()
+        self._references: dict[str, _Reference] = {}
+        self._origins: dict[str, events.SegmentOpened] = {}
+        self._accepted: set[str] = set()
         self._unsealed: dict[str, str] = {}
         self._digests: dict[tuple[str, int], Any] = {}
         self._total = size_of(store.segments) + 2 * size_of(store.compacted) + size_of(store.blobs)
@@ -422,6 +443,7 @@ class _Look:
             )  # fmt: skip
             return
         if isinstance(data, events.SegmentOpened):
+            self._origins[segment] = data
             self._name(data.previous, file, line, offset, role=f"what {segment} follows")
             self._name(data.forked_from, file, line, offset, role=f"what the parent of {segment} wrote")
         elif isinstance(data, events.SegmentSealed):
@@ -429,14 +451,20 @@ class _Look:
         elif isinstance(data, events.SegmentClosed):
             self._closings.setdefault(data.segment, []).append(data)
             self._name(data.segment, file, line, offset, role="closed")
+        elif isinstance(data, events.SegmentAccepted):
+            self._accepted.add(data.segment)
         elif isinstance(data, events.EventRedacted):
             if data.sha256:
                 self._redacted_blobs.add(data.sha256)
         else:
-            self._want(event, data)
+            self._want(event, data, segment)
 
-    def _want(self, event: Envelope, data: Any) -> None:
-        if getattr(data, "reference", False):
+    def _want(self, event: Envelope, data: Any, segment: str) -> None:
+        if isinstance(data, events.ArtifactAdded) and data.reference:
+            location = data.metadata.get("location")
+            if isinstance(location, str) and (event.via is None or event.via in _LOCAL):
+                owner, found = f"artifact {data.path} of run {event.run}", _Reference(event.at, segment, location, data.sha256)
+                self._references[owner] = max(found, self._references.get(owner, found))  # the newest version
             return
         for field in _BLOBS[event.kind]:
             digest, size = getattr(data, field), getattr(data, "size", None)
@@ -513,6 +541,34 @@ class _Look:
                 "warning", "redacted", self.store.blob_path(digest), what="the bytes of a redacted blob are still here",
                 cost="nothing", hint="`ailab gc` removes them",
             )  # fmt: skip
+
+    def all_references(self) -> None:
+        """Compare the files of this machine that were only referred to with what they were; each once."""
+        there: dict[str, tuple[str, str]] = {}
+        for owner, one in self._references.items():
+            origin, place = self._origins.get(one.segment), artifacts.path_of_location(one.location)
+            ours = origin is not None and origin.via in _LOCAL and one.segment not in self._accepted
+            if place is None or not ours or place[0] != capture.host_name():
+                continue
+            if place[1] not in there:
+                there[place[1]] = self._look_at(place[1])
+            digest, problem = there[place[1]]
+            if digest != one.sha256:
+                kind, what = ("missing", problem) if problem else ("changed", "it has other bytes now")
+                self.say(
+                    "warning", kind, place[1], what=f"{owner} refers to this file: {what}",
+                    cost="nothing of the store: its bytes were never kept here", hint=f"its SHA-256 was {one.sha256}",
+                )  # fmt: skip
+
+    def _look_at(self, path: str) -> tuple[str, str]:
+        """(SHA-256 of a file, ""), or ("", why it cannot be read)."""
+        try:
+            with open_plain(path) as file:
+                digest, size = blobs.hash_open(file)
+        except OSError as problem:
+            return "", reason_of(problem)
+        self._read(size)
+        return digest, ""
 
 
 class _Reading:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..journal import Envelope, Segment
 
-VERSION = 3
+VERSION = 4
 """Raised when `dump` or what it means changes: what another version wrote is then not read, but computed anew."""
 ENDED = frozenset({"completed", "failed", "killed"})
 INT64_MAX = 2**63
@@ -356,7 +356,7 @@ class RunState:
 
     __slots__ = (
         "_before", "_final_metrics", "_openings", "_standings", "artifacts", "changes", "codes", "datasets", "dropped", "fields",
-        "final", "fold", "goals", "notes", "origin", "params", "started", "summary", "tags", "trashed_files",
+        "final", "fold", "goals", "notes", "origin", "params", "started", "summary", "tags", "trashed_files", "versions",
     )  # fmt: skip
 
     def __init__(self, fold: RunFold) -> None:
@@ -372,6 +372,7 @@ class RunState:
         self.notes: list[dict[str, Any]] = []
         self.codes: dict[str, events.CodeCaptured] = {}
         self.trashed_files: dict[str, bool] = {}
+        self.versions: dict[str, int] = {}
         self.datasets: dict[tuple[str, str], dict[str, Any]] = {}
         self.started: tuple[datetime, str] | None = None
         self.origin: events.SegmentOpened | None = None
@@ -466,11 +467,12 @@ class RunState:
 
     def on_artifact(self, word: Word, event: events.ArtifactAdded) -> None:
         """One more version of a file."""
-        version = 1 + sum(1 for one in self.artifacts if one["path"] == event.path) if event.path in self.trashed_files else 1
+        version = self.versions[event.path] = self.versions.get(event.path, 0) + 1
+        location = event.metadata.get("location", event.metadata.get("path")) if event.reference else None
         self.artifacts.append({
             "path": event.path, "logged": event.logged, "kind": event.type, "name": event.path.rpartition("/")[2],
             "size": event.size, "sha256": event.sha256, "version": version, "at": word.at, "trashed": False,
-            "reference": event.reference,
+            "reference": event.reference, "location": location if isinstance(location, str) else None,
         })  # fmt: skip
         self.trashed_files[event.path] = False
 

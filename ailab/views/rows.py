@@ -385,10 +385,7 @@ class Detail(msgspec.Struct, frozen=True, gc=False):
 
 def _detail(state: RunState, row: RunRow, files: list[dict[str, Any]]) -> Detail:
     started = stamp(row.started_at)
-    shown = [
-        {k: file[k] for k in ("path", "name", "kind", "size", "sha256", "version", "trashed")} | {"at": stamp(file["at"])}
-        for file in reversed(files)
-    ]
+    shown = [{k: v for k, v in file.items() if k != "logged"} | {"at": stamp(file["at"])} for file in reversed(files)]
     return Detail(
         row.run_id, started, started, row.name or "", dict(sorted(state.params.items())), state.final_metrics(),
         {key: text_of(value) for key, (value, *_) in sorted(state.tags.items())}, row.dropped, shown,

@@ -72,7 +72,7 @@ SELECT run_id, name, project_id, project, status, started_at, ended_at, last_at,
        from_json(tags, '[{"key":"VARCHAR","value":"VARCHAR","at":"TIMESTAMP","by":"VARCHAR","segment":"VARCHAR"}]') AS tags,
        from_json(notes, '[{"event":"VARCHAR","at":"TIMESTAMP","by":"VARCHAR","via":"VARCHAR","note":"VARCHAR"}]') AS notes,
        from_json(artifacts, '[{"path":"VARCHAR","logged":"VARCHAR","kind":"VARCHAR","name":"VARCHAR","size":"BIGINT","sha256":"VARCHAR",
-                               "version":"BIGINT","at":"TIMESTAMP","trashed":"BOOLEAN","reference":"BOOLEAN"}]') AS artifacts,
+                               "version":"BIGINT","at":"TIMESTAMP","trashed":"BOOLEAN","reference":"BOOLEAN","location":"VARCHAR"}]') AS artifacts,
        from_json(changes, '[{"event":"VARCHAR","at":"TIMESTAMP","by":"VARCHAR","via":"VARCHAR","kind":"VARCHAR","field":"VARCHAR",
                              "old":"JSON","new":"JSON"}]') AS changes,
        from_json(datasets, '[{"dataset":"VARCHAR","sha256":"VARCHAR","role":"VARCHAR","name":"VARCHAR","at":"TIMESTAMP"}]') AS datasets,
@@ -199,7 +199,7 @@ COMMENT ON COLUMN notes.note IS 'the note';
 
 CREATE OR REPLACE VIEW artifacts AS
 SELECT run_id, a.path AS path, a.kind AS kind, a."name" AS name, a."size" AS size, a.sha256 AS sha256, a."version" AS version,
-       a."at" AS "at", a.trashed AS trashed
+       a."at" AS "at", a.trashed AS trashed, a.reference AS reference, a.location AS location
 FROM (SELECT run_id, unnest(artifacts) AS a FROM run_now WHERE artifacts IS NOT NULL);
 COMMENT ON VIEW artifacts IS 'one row per version of a file of a run';
 COMMENT ON COLUMN artifacts.run_id IS 'the run''s id';
@@ -211,6 +211,8 @@ COMMENT ON COLUMN artifacts.sha256 IS 'SHA-256 of its bytes';
 COMMENT ON COLUMN artifacts.version IS '1 for the first file at this path, then 2 …';
 COMMENT ON COLUMN artifacts."at" IS 'when it was logged, UTC';
 COMMENT ON COLUMN artifacts.trashed IS 'whether it is in the trash';
+COMMENT ON COLUMN artifacts.reference IS 'whether its bytes were never kept here';
+COMMENT ON COLUMN artifacts.location IS 'where the bytes of a reference lay when it was logged';
 
 CREATE OR REPLACE VIEW projects AS SELECT project_id, name, description, created_at, trashed FROM base.project_table;
 COMMENT ON VIEW projects IS 'one row per project';

@@ -250,6 +250,13 @@ def decode_body(body: bytes, shape: type[T]) -> T:
 # -- documenting -------------------------------------------------------------------------------------------------------
 
 _TOTAL = {"X-Total-Count": {"description": "How many there are, whatever the limit.", "schema": {"type": "integer"}}}
+BYTES = {
+    "X-Bytes-Logged": {
+        "description": "Bytes of all its versions; references do not count.", "schema": {"type": "integer"}
+    },
+    "X-Bytes-Kept": {"description": "Bytes of those that are different, which are kept.", "schema": {"type": "integer"}},
+}  # fmt: skip
+"""What a list of files says of all of them, whatever the limit."""
 _PATHS = {
     "run_id": ("The run's id.", examples.RUN_ID),
     "path": ("The file's place in the run; slashes stand as they are.", examples.PATH),
@@ -283,6 +290,7 @@ def route(
     example: Any = None,
     body: msgspec.Struct | None = None,
     total: bool = False,
+    headers: dict[str, Any] | None = None,
     fails: tuple[int, ...] = (400,),
     media: str = "application/json",
     needs: str = "reader",
@@ -301,6 +309,7 @@ def route(
         example: an answer, as the handler gives it.
         body: a request's body.
         total: whether the answer has X-Total-Count.
+        headers: what else its answer has, as OpenAPI describes it.
         fails: the statuses of its errors.
         media: the media type of its answer.
         needs: the role that it takes.
@@ -318,7 +327,9 @@ def route(
         "summary": summary,
         "tags": [tag],
         "opt": {"asks": asks, "needs": needs, "confined": confined, "counts": counts},
-        "operation_class": _operation(asks, example, body, media, total=total, upload=upload),
+        "operation_class": _operation(
+            asks, example, body, media, headers=(_TOTAL if total else {}) | (headers or {}), upload=upload
+        ),
         **({"request_max_body_size": None} if upload is not None else {}),
         "responses": {
             status: ResponseSpec(Problem, description=_ERRORS[status], media_type=errors.MEDIA_TYPE, generate_examples=False)
@@ -329,7 +340,13 @@ def route(
 
 
 def _operation(
-    asks: tuple[Ask, ...], example: Any, body: msgspec.Struct | None, media: str, *, total: bool, upload: tuple[Ask, ...] | None
+    asks: tuple[Ask, ...],
+    example: Any,
+    body: msgspec.Struct | None,
+    media: str,
+    *,
+    headers: dict[str, Any],
+    upload: tuple[Ask, ...] | None,
 ) -> type[Operation]:
     """Litestar fills an Operation from a handler's signature; this one adds what our tables say."""
 
@@ -350,7 +367,7 @@ def _operation(
                 if status.startswith("2"):
                     if "content" in answer:
                         answer["content"][media]["example"] = msgspec.to_builtins(example)
-                    answer["headers"] = _TOTAL if total else {}
+                    answer["headers"] = headers
             if body is not None:
                 content = {"schema": _schema_of(type(body)), "example": msgspec.to_builtins(body)}
                 found["requestBody"] = {"content": {"application/json": content}, "required": True}

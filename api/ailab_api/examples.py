@@ -46,7 +46,7 @@ ROW = LeaderboardRow(
 )
 FILE = ArtifactFile(
     path=PATH, name="svm_metrics.csv", kind="metrics", size=812, sha256=SHA256, version=1, at=LATER, trashed=False,
-    url=f"/artifacts/{RUN_ID}/download/{PATH}",
+    reference=False, location=None, url=f"/artifacts/{RUN_ID}/download/{PATH}",
 )  # fmt: skip
 DETAIL = RunDetail(
     run_id=RUN_ID, timestamp=AT, git_hash=SUMMARY.git_hash, git_diff="", command=SUMMARY.command, python_version="3.11.7",

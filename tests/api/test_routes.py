@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import hashlib
 import itertools
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 import pytest
@@ -272,6 +273,104 @@ def resident(pid):
     """Bytes of memory that a process holds."""
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * 4096
+
+
+# -- files that are added, listed page by page, and referred to --------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(playground):
+    """The id of a new run of the playground."""
+    answer = playground.send("POST", "/runs", {"name": "files", "project": "files"})
+    assert answer.status == 201
+    return answer.json()["run_id"]
+
+
+def put_file(live, run_id, path, content, **fields):
+    """Add a file as the body of a request; the answer."""
+    query = urlencode({"path": path, **fields})
+    return live.ask("POST", f"/artifacts/{run_id}?{query}", {"Content-Type": "application/octet-stream"}, content)
+
+
+def test_the_same_path_again_is_the_next_version(playground, fresh):
+    """Each version keeps its bytes, the newest is given; `type` is another word for kind; equal bytes are kept once."""
+    for number, content in enumerate([b"one", b"two", b"one"], start=1):
+        answer = put_file(playground, fresh, "models/m.bin", content, type="model")
+        found = answer.json()
+        assert (answer.status, found["version"], found["kind"], found["reference"], found["location"]) == (
+            201, number, "model", False, None,
+        )  # fmt: skip
+    url = f"/artifacts/{fresh}/download/models/m.bin"
+    assert playground.get(url).body == b"one"
+    assert [playground.get(f"{url}?version={number}").body for number in (1, 2, 3)] == [b"one", b"two", b"one"]
+    answer = playground.get(f"/artifacts/{fresh}")
+    assert [file["version"] for file in answer.json()] == [3, 2, 1]
+    assert (answer.header("x-bytes-logged"), answer.header("x-bytes-kept")) == ("9", "6")
+
+
+def test_a_list_of_files_goes_on_page_by_page(playground, fresh):
+    """All versions, each once, also while new ones come; what is counted does not depend on the page."""
+    for number in range(7):
+        put_file(playground, fresh, f"a/{number}.txt", b"x" * (number % 2 + 1))
+    put_file(playground, fresh, "b.txt", b"x")
+    whole = [file["path"] for file in playground.get(f"/artifacts/{fresh}").json()]
+    assert whole == ["b.txt", *(f"a/{number}.txt" for number in range(6, -1, -1))]
+    seen, url = [], f"/artifacts/{fresh}?below=a&limit=3"
+    while url:
+        answer = playground.get(url)
+        seen += [file["path"] for file in answer.json()]
+        assert (answer.header("x-total-count"), answer.header("x-bytes-kept")) >= ("7", "3")
+        link = answer.all("link")
+        assert all(one.endswith('; rel="next"') for one in link)
+        url = link[0][1 : link[0].index(">")] if link else None
+        if len(seen) == 3:
+            put_file(playground, fresh, "a/new.txt", b"x")  # newer than what was seen
+    assert seen == whole[1:]
+    for cursor in ("0", "x", "-1"):
+        assert playground.get(f"/artifacts/{fresh}?cursor={cursor}").status == 400
+
+
+def test_a_reference_is_listed_and_never_opened(playground, fresh, tmp_path):
+    """A client may say where a file lies; the server says so too, gives no byte of it, nor of a blob with that hash."""
+    secret = tmp_path / "secret.txt"
+    secret.write_bytes(b"secret")
+    digest = hashlib.sha256(b"secret").hexdigest()
+    put_file(playground, fresh, "kept.txt", b"secret")
+    said = {"path": "raw/secret.txt", "size": 6, "sha256": digest, "location": f"file://{os.uname().nodename}{secret}"}
+    answer = playground.send("POST", f"/artifacts/{fresh}", said)
+    assert (answer.status, answer.json()["reference"], answer.json()["location"]) == (201, True, said["location"])
+    listed = {file["path"]: file for file in playground.get(f"/artifacts/{fresh}").json()}
+    assert (listed["raw/secret.txt"]["reference"], listed["kept.txt"]["reference"]) == (True, False)
+    for method, headers in (("GET", {}), ("GET", {"Range": "bytes=0-2"}), ("GET", {"If-None-Match": f'"{digest}"'})):
+        refused = playground.ask(method, listed["raw/secret.txt"]["url"], headers)
+        assert refused.status == 404
+        assert refused.json()["detail"] == "no copy of artifact 'raw/secret.txt'"
+        assert refused.json()["hint"] == f"it is a reference: its bytes lay at {said['location']} when it was logged"
+        assert b"secret\n" not in refused.body
+    assert playground.ask("HEAD", listed["raw/secret.txt"]["url"]).status == 404
+    assert playground.get(listed["kept.txt"]["url"]).body == b"secret"
+    answer = playground.get(f"/artifacts/{fresh}")
+    assert (answer.header("x-bytes-logged"), answer.header("x-bytes-kept")) == ("6", "6")
+
+
+@pytest.mark.parametrize("location", ["", " ", "x" * 5000, 7, "a\x00b"])
+def test_a_location_that_is_none_is_refused(playground, fresh, location):
+    said = {"path": "far.bin", "size": 1, "sha256": "0" * 64, "location": location}
+    assert playground.send("POST", f"/artifacts/{fresh}", said).status == 400
+    assert playground.get(f"/artifacts/{fresh}").json() == []
+
+
+def test_the_page_of_a_run_tells_references(playground, fresh):
+    """No link and no picture of what is not there; what was saved by keeping equal bytes once."""
+    put_file(playground, fresh, "a.png", b"picture")
+    put_file(playground, fresh, "b.png", b"picture")
+    said = {"path": "far.png", "size": 7, "sha256": "0" * 64, "location": "s3://bucket/<far>.png"}
+    assert playground.send("POST", f"/artifacts/{fresh}", said).status == 201
+    page = playground.get(f"/runs/{fresh}?format=html").text
+    assert f"/artifacts/{fresh}/download/a.png" in page
+    assert f"/artifacts/{fresh}/download/far.png" not in page
+    assert "s3://bucket/&lt;far&gt;.png" in page
+    assert "14 B in 3 versions, 7 B kept: 2.0 × deduplicated" in page
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import asking
 import points
+import serving
 import training
 from figures import Row, Table, failed, markdown, report, told
 from rivals import rivals
@@ -29,7 +30,7 @@ from sitting import FULL, QUICK, Sitting, Sizes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTS: dict[str, Callable[[Sitting], list[Row]]] = {**training.PARTS, **points.PARTS, **asking.PARTS}
+PARTS: dict[str, Callable[[Sitting], list[Row]]] = {**training.PARTS, **points.PARTS, **asking.PARTS, **serving.PARTS}
 OTHERS = "rivals"
 ALL = (*PARTS, OTHERS)
 

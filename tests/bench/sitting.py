@@ -36,13 +36,18 @@ class Sizes:
     later_runs: int = 60
     cold_opens: int = 5
     readers: int = 5
+    serve_s: float = 8.0
+    upload_mb: int = 500
+    uploads: int = 5
+    shipped: int = 1_000_000
+    ships: int = 3
     budget_s: float = 30.0
 
 
 FULL = Sizes()
 QUICK = Sizes(
     runs=10_000, many_runs=0, own_segments=300, blocks=40, rounds=8, refreshes=20, parallel_rounds=3, kills=5, imports=9,
-    first_runs=5, cold_opens=3, readers=3, budget_s=10.0,
+    first_runs=5, cold_opens=3, readers=3, serve_s=3.0, upload_mb=100, uploads=3, shipped=100_000, ships=2, budget_s=10.0,
 )  # fmt: skip
 
 

@@ -570,6 +570,30 @@ def test_control_events_that_are_written_singly_are_found_half(scripts, tmp_path
     assert is_half_there(scripts, tmp_path / "s", how, "singly")
 
 
+AT_FIRST = """
+import os, signal, sys
+from ailab import receiving
+from ailab_api.app import serve
+
+receiving.sync_folder = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
+serve(port=0, dir=sys.argv[1], announce=lambda url: print(url, flush=True))
+"""
+"""Killed as soon as a segment that is shipped has a file, before it has a byte."""
+
+
+def test_a_segment_whose_first_range_met_a_kill_can_be_shipped_again(scripts, far, tmp_path):
+    """Its empty file is not taken for a segment that was written here: nothing would ever be accepted of it."""
+    stores.open_store(str(tmp_path / "s"), create=True)
+    journal = Journal(0, random)
+    journal.far = far(1)
+    journal.prepare(None)
+    with pytest.raises((OSError, http.client.HTTPException)):
+        journal.send(begun(scripts, AT_FIRST, tmp_path / "s"), 0)
+    host = begun(scripts, PLAIN, tmp_path / "s")
+    assert (tmp_path / "s" / "segments" / f"{journal.segment}.jsonl").stat().st_size == 0
+    assert journal.retry(host, 0)
+
+
 def cut_off(scripts, folder):
     """A server that is killed in the middle of an upload, and the store behind it."""
     stores.open_store(str(folder), create=True)

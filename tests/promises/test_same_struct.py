@@ -111,6 +111,7 @@ def tell(lab):
         ("show second --artifacts", "/artifacts/second"),
         ("show second --console", "/runs/second/console"),
         ("show second --system", "/runs/second/system-metrics"),
+        ("artifacts second", "/artifacts/second"),
         ("compare second first", "/runs/compare?ids=second&ids=first"),
         ("top accuracy", "/runs/leaderboard?metric_name=accuracy"),
         ("top big --of min --order asc -k 2", "/runs/leaderboard?metric_name=big&of=min&order=asc&top_k=2"),

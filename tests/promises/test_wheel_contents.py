@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-BASE = frozenset(("click", "duckdb", "gitpython", "litestar", "msgspec", "multipart", "psutil", "pyarrow", "rich", "uvicorn"))
+BASE = frozenset(
+    ("click", "duckdb", "gitpython", "h11", "litestar", "msgspec", "multipart", "psutil", "pyarrow", "rich", "uvicorn")
+)
 
 
 @pytest.fixture(scope="module")

@@ -141,3 +141,19 @@ def test_a_killed_put_leaves_no_blob(place, scripts):
         assert left <= trial + 1
     print(len(kept), "blobs,", left, "kills within a write")
     assert kept
+
+
+def test_the_same_bytes_again_are_not_written_again(place, tmp_path):
+    """The file stays the one it was, and is young again; where it was cut short, it is replaced."""
+    (tmp_path / "x").write_bytes(b"bytes")
+    digest, size = blobs.put_file(place, str(tmp_path / "x"))
+    path = Path(place.blob_path(digest))
+    os.utime(path, (1, 1))
+    before = path.stat().st_ino
+    assert blobs.put_file(place, str(tmp_path / "x")) == (digest, size) == (hashlib.sha256(b"bytes").hexdigest(), 5)
+    assert path.stat().st_ino == before
+    assert path.stat().st_mtime > 1
+    path.write_bytes(b"byt")
+    assert blobs.put_file(place, str(tmp_path / "x")) == (digest, size)
+    assert path.read_bytes() == b"bytes"
+    assert [name for name in os.listdir(place.blobs) if name.startswith(".tmp-")] == []

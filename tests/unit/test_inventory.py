@@ -7,9 +7,10 @@ import os
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 import ailab
-from ailab import blobs, datasets, events, inventory, journal, queries, store, views
+from ailab import blobs, cli, datasets, events, inventory, journal, queries, store, views
 from ailab.actions import Actions
 from ailab.bodies import DatasetFields, LoggedEvent, NewProject, NewRun, NewToken, ProjectChange, RunChange
 from ailab.errors import ConflictError, FilterError, NotFoundError, RejectedError
@@ -484,3 +485,69 @@ def test_a_content_without_a_name_is_noted_by_its_hash(store_dir):
     assert [(use.sha256, use.name, use.version, use.role) for use in ailab.get_run("reader").datasets] == [
         (digest, "x.bin", None, "test")
     ]
+
+
+# -- files on the command line -----------------------------------------------------------------------------------------
+
+
+def told(*words, code=0):
+    """What a verb prints on (standard output, standard error)."""
+    result = CliRunner().invoke(cli.main, list(words))
+    assert result.exit_code == code, result.output
+    return result.stdout, result.stderr
+
+
+def test_files_are_drawn_as_a_tree(store_dir, tmp_path):
+    """Folders first, with the size of what is in them; each file in its newest version; where references lie; the ratio."""
+    for path in ("out/a.txt", "out/deep/b.txt", "big.bin"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("same bytes")
+    with ailab.start_run(id="drawn") as run:
+        for _ in range(2):
+            run.log_artifact("out")
+        run.log_artifact("big.bin", reference=True, kind="data")
+    digest = hashlib.sha256(b"same bytes").hexdigest()
+    place = f"file://{os.uname().nodename}{tmp_path}/big.bin"
+    lines = [line.split() for line in told("artifacts", "drawn")[0].splitlines()]
+    assert lines == [
+        ["path", "kind", "size", "version", "reference", "to", "sha256"],
+        ["├──", "out/", "20", "B"],
+        ["│", "├──", "deep/", "10", "B"],
+        ["│", "│", "└──", "b.txt", "data", "10", "B", "v2", digest],
+        ["│", "└──", "a.txt", "data", "10", "B", "v2", digest],
+        ["└──", "big.bin", "data", "10", "B", "v1", place, digest],
+        ["40", "B", "in", "5", "versions,", "10", "B", "kept:", "4.0", "×", "deduplicated"],
+    ]
+    told("trash", "drawn", "--artifact", "out/a.txt")
+    assert "v2 (trash)" in told("artifacts", "drawn")[0]
+
+
+def test_a_tree_is_as_deep_as_its_paths(store_dir):
+    """No limit of the interpreter is met; a file and a folder of one name stand beside each other."""
+    deep = "/".join(["a"] * 1500)
+    with ailab.start_run(id="deep") as run:
+        run.log_text("x", deep)
+        run.log_text("x", "a/b")
+        run.log_text("x", "c")
+        run.log_text("x", "c/d")
+    lines = told("artifacts", "deep")[0].splitlines()
+    names = [line.split("── ")[1].split()[0] for line in lines if "── " in line]
+    assert names == ["a/"] * 1499 + ["a", "b", "c/", "d", "c"]
+
+
+def test_files_and_folders_are_added_on_the_command_line(store_dir, tmp_path):
+    """A folder under its own name, its files each the next version; what is left out is said; JSON is what the server answers."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.txt").write_text("a")
+    (tmp_path / "out" / "away").symlink_to("/etc/hostname")
+    with ailab.start_run(id="added"):
+        pass
+    out, err = told("artifacts", "added", "--add", "out", "--json")
+    assert [(file["path"], file["version"], file["reference"]) for file in msgspec.json.decode(out)] == [("out/a.txt", 1, False)]
+    assert "left out 'away' (a link out of the folder)" in err
+    out, _ = told("artifacts", "added", "--add", "out/a.txt", "--path", "out/a.txt", "--reference", "--kind", "mine", "--json")
+    file = msgspec.json.decode(out)
+    assert (file["path"], file["version"], file["reference"], file["kind"]) == ("out/a.txt", 2, True, "mine")
+    _, err = told("artifacts", "added", "--get", "out/a.txt", "-o", "-", code=1)
+    assert f"it is a reference: its bytes lay at {file['location']} when it was logged" in err
+    assert "there is no such file" in told("artifacts", "added", "--add", "nothing", code=1)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 from handmade import Pen
 
-from ailab import blobs, cli, closing, commits, events, journal, store, verification
+import ailab
+from ailab import artifacts, blobs, capture, cli, closing, commits, events, journal, store, verification
 from ailab.views.compact import compact, redact
 
 
@@ -388,3 +390,95 @@ def test_the_verb_says_it_in_words_and_in_json(place):
     assert {one["file"] for one in answer["findings"]} == {str(path)}
     done = CliRunner().invoke(cli.main, ["verify", "--dir", place.path])
     assert f"segments/{path.name}:5:{offset_of(path, 5)}" in done.stdout
+
+
+# -- files that were only referred to ----------------------------------------------------------------------------------
+
+
+def referring(place, path, *, via="sdk", host=None, name="r1"):
+    """A run that refers to a file as it is now; the segment's name."""
+    writer = journal.Writer(place, run=name, via=via)
+    writer.append(events.RunStarted(name=name))
+    digest, size = blobs.hash_file(path)
+    location = artifacts.location_of(str(path))
+    if host is not None:
+        location = location.replace(f"//{capture.host_name()}/", f"//{host}/")
+    added = events.ArtifactAdded(
+        path="far.bin", logged=str(path), size=size, sha256=digest, reference=True, metadata={"location": location}
+    )
+    writer.append(added)
+    writer.append(events.RunFinished(status="completed"))
+    writer.seal()
+    return writer.name
+
+
+def seen(place):
+    """What verify says of files that were referred to: (level, kind, file)."""
+    answer = verification.verify(place, references=True)
+    assert answer.sound
+    return [(one.level, one.kind, one.file) for one in answer.findings]
+
+
+def test_references_are_looked_at_where_that_is_wished(place, tmp_path):
+    """Changed and missing are warnings, no damage; without the wish nothing is opened; tables tell as segments do."""
+    path = tmp_path / "far.bin"
+    path.write_bytes(b"as it was")
+    referring(place, path)
+    for _ in range(2):
+        path.write_bytes(b"as it was")
+        assert seen(place) == []
+        path.write_bytes(b"otherwise")
+        assert seen(place) == [("warning", "changed", str(path))]
+        path.unlink()
+        assert seen(place) == [("warning", "missing", str(path))]
+        assert verification.verify(place).findings == []
+        compact(place, grace_s=0.0, orphan_s=0.0)
+
+
+def test_the_newest_version_of_a_reference_counts(place, tmp_path):
+    """A file that changed and was logged again is as it was logged."""
+    path = tmp_path / "far.bin"
+    path.write_bytes(b"one")
+    with ailab.start_run(id="r1", dir=place.path) as run:
+        run.log_artifact(path, reference=True)
+        path.write_bytes(b"two")
+        run.log_artifact(path, reference=True)
+    assert seen(place) == []
+
+
+@pytest.mark.parametrize("by", ["a server", "a client of a server", "another host"])
+def test_no_path_that_came_from_elsewhere_is_opened(place, tmp_path, by):
+    """What a server wrote for a client, what a client shipped, what another host saw: not even whether it is there is said."""
+    path = tmp_path / "far.bin"
+    path.write_bytes(b"one")
+    name = referring(place, path, via="server" if by == "a server" else "sdk", host="far" if by == "another host" else None)
+    path.write_bytes(b"two")
+    if by == "a client of a server":
+        assert seen(place) == [("warning", "changed", str(path))]  # until it is known where the segment came from
+        writer = journal.Writer(place, via="server")
+        writer.append(events.SegmentAccepted(segment=name))
+        writer.seal()
+    assert seen(place) == []
+    os.unlink(path)
+    os.mkfifo(path)
+    assert seen(place) == []
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_block(place, tmp_path):
+    path = tmp_path / "far.bin"
+    path.write_bytes(b"one")
+    referring(place, path)
+    path.unlink()
+    os.mkfifo(path)
+    assert seen(place) == [("warning", "missing", str(path))]
+
+
+def test_the_verb_looks_at_references_too(place, tmp_path):
+    path = tmp_path / "far.bin"
+    path.write_bytes(b"one")
+    referring(place, path)
+    path.write_bytes(b"two")
+    told = CliRunner().invoke(cli.main, ["verify", "--references", "--dir", place.path])
+    assert told.exit_code == 0
+    assert "artifact far.bin of run r1 refers to this file: it has other bytes now" in told.output
+    assert "every byte is as it was written" in CliRunner().invoke(cli.main, ["verify", "--dir", place.path]).output

@@ -31,7 +31,7 @@ COLUMNS = {
     "metric_summary": "run_id key first last min max mean count last_step",
     "tags": "run_id key value at by",
     "notes": "run_id event at by via note",
-    "artifacts": "run_id path kind name size sha256 version at trashed",
+    "artifacts": "run_id path kind name size sha256 version at trashed reference location",
     "projects": "project_id name description created_at trashed",
     "datasets": "dataset_id dataset name version sha256 size format rows schema description tags metadata project_id project "
     "parent_id file created_at by trashed",

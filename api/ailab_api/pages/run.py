@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ailab.queries import MetricPoint
+from ailab.queries import MetricPoint, bytes_of
 
 from ..markup import Html, facts, join, page, pairs, tag
 from ..markup import table as html_table
@@ -137,18 +137,35 @@ def _files(files: Sequence[ArtifactFile]) -> Html:
         return Html("")
     rows: list[list[object]] = [
         [
-            tag("a", file.path, href=file.url), file.kind, size(file.size), file.version,
-            tag("span", file.sha256[:12], class_="code", title=file.sha256),
+            file.path if file.reference else tag("a", file.path, href=file.url), file.kind, size(file.size), file.version,
+            _reference(file) if file.reference else "", tag("span", file.sha256[:12], class_="code", title=file.sha256),
         ]
         for file in newest.values()
     ]  # fmt: skip
-    columns = [("File", ""), ("Kind", ""), ("Size", "num"), ("Version", "num"), ("SHA-256", "")]
+    columns = [("File", ""), ("Kind", ""), ("Size", "num"), ("Version", "num"), ("Reference", ""), ("SHA-256", "")]
+    if not any(file.reference for file in newest.values()):
+        del columns[4]
+        rows = [row[:4] + row[5:] for row in rows]
     pictures = [
         tag("a", tag("img", src=file.url, alt=file.path, loading="lazy"), href=file.url)
         for file in newest.values()
-        if file.path.lower().endswith(_PICTURE_ENDINGS) and file.size <= _PICTURE_BYTES_MAX
+        if file.path.lower().endswith(_PICTURE_ENDINGS) and file.size <= _PICTURE_BYTES_MAX and not file.reference
     ][:PICTURES_MAX]
-    return join(tag("h2", "Files"), html_table(columns, rows), tag("div", *pictures, class_="figures") if pictures else None)
+    shown = tag("div", *pictures, class_="figures") if pictures else None
+    return join(tag("h2", "Files"), html_table(columns, rows), _kept_once(files), shown)
+
+
+def _reference(file: ArtifactFile) -> str:
+    return file.location or "its bytes were never here"
+
+
+def _kept_once(files: Sequence[ArtifactFile]) -> Html | None:
+    """What keeping equal contents once has saved."""
+    logged, kept = bytes_of(files)
+    if kept >= logged:
+        return None
+    words = f"{size(logged)} in {len(files):,} versions, {size(kept)} kept: {logged / max(1, kept):.1f} × deduplicated"
+    return tag("p", words, class_="soft")
 
 
 def _origin(run: RunDetail) -> Html:

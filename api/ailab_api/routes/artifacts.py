@@ -2,22 +2,27 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.response import Stream
 
 from ailab import blobs, queries
+from ailab.bodies import as_name
 from ailab.errors import FilterError, RejectedError
 from ailab.filters import LIMIT_DEFAULT
 from ailab.queries import ArtifactFile
 
 from .. import examples
 from ..catalogue import acting, catalogue_of, lab_of, run_of
-from ..contract import LIMIT, Ask, asked, decode_body, named, route
+from ..contract import BYTES, LIMIT, Ask, asked, decode_body, named, route
 from ..downloads import download
 from ..uploads import check_fields, json_field, received
 
+VERSIONS_MAX = 1_000_000_000
+LOCATION_MAX = 4096
+"""Characters of a reference's location."""
 _KIND = Ask("kind", "model, checkpoint, plot, evaluation, metrics, predictions, data, log, or any other word.", "model")
 _FIELDS = (
     Ask("path", "The file's place in the run; by default its name.", "models/svm.joblib"),
@@ -28,12 +33,13 @@ _FIELDS = (
 
 
 class Reference(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A file that is kept elsewhere: only its place in the run, size and SHA-256 are."""
+    """A file that is kept elsewhere: only its place in the run, size and SHA-256 are, and `location`, which is never opened."""
 
     path: str
     size: int
     sha256: str
     reference: bool = True
+    location: str | None = None
     kind: str | None = None
     type: str | None = None
     metadata: dict[str, Any] = {}
@@ -42,19 +48,31 @@ class Reference(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 @get(
     "/artifacts/{run_id:str}",
     **route("list_artifacts", "The files of a run, newest first, every version.", tag="artifacts",
-            asks=(Ask("kind", "Only files of this kind.", "model"), Ask("below", "Only what is below this folder.", "a"), LIMIT),
-            example=[examples.FILE], total=True, fails=(400, 404), confined=True),
+            asks=(
+                Ask("kind", "Only files of this kind.", "model"), Ask("below", "Only what is below this folder.", "a"),
+                Ask("cursor", "Go on behind a page: the cursor of its Link header.", "100", type="integer"), LIMIT,
+            ),
+            example=[examples.FILE], total=True, headers=BYTES, fails=(400, 404), confined=True),
 )  # fmt: skip
 def list_artifacts(request: Request[Any, Any, Any]) -> Response[list[ArtifactFile]]:
-    """Answer with the files."""
+    """Answer with the files; the cursor is how many of the run's versions are older, which new ones do not change."""
     question = asked(request)
     limit, kind, below = question.count("limit", default=LIMIT_DEFAULT), question.one("kind"), question.one("below")
-    files = [
-        file
-        for file in queries.list_artifacts(lab_of(request), run_of(request))
+    every = queries.list_artifacts(lab_of(request), run_of(request))
+    chosen = [
+        (older, file)
+        for older, file in zip(range(len(every) - 1, -1, -1), every, strict=True)
         if kind in {None, file.kind} and (below is None or file.path.startswith(below.strip("/") + "/"))
     ]
-    return Response(files[:limit], headers={"X-Total-Count": str(len(files))})
+    files = [file for _, file in chosen]
+    before = question.count("cursor", default=len(every), most=VERSIONS_MAX)
+    page = [(older, file) for older, file in chosen if older < before]
+    logged, kept = queries.bytes_of(files)
+    headers = {"X-Total-Count": str(len(files)), "X-Bytes-Logged": str(logged), "X-Bytes-Kept": str(kept)}
+    if len(page) > limit:
+        pairs = [pair for pair in question.pairs if pair[0] != "cursor"] + [("cursor", str(page[limit - 1][0]))]
+        headers["Link"] = f'<{request.scope["path"]}?{urlencode(pairs)}>; rel="next"'
+    return Response([file for _, file in page[:limit]], headers=headers)
 
 
 @post(
@@ -96,7 +114,9 @@ async def _reference(request: Request[Any, Any, Any]) -> Reference:
     if not found.reference:
         raise RejectedError("reference is false, and there are no bytes", key="reference", hint="send the file as the body")
     check_place(found.path)
-    return found
+    return found if found.location is None else msgspec.structs.replace(
+        found, metadata={**found.metadata, "location": as_name(found.location, "location", least=1, most=LOCATION_MAX)}
+    )  # fmt: skip
 
 
 def check_place(path: str) -> None:

@@ -19,6 +19,7 @@ from .errors import FilterError, NotFoundError
 from .filters import (
     LIMIT_DEFAULT,
     LIMIT_MAX,
+    STATUSES,
     Key,
     RunFilter,
     behind,
@@ -263,6 +264,12 @@ def _count(lab: Lab, where: str, values: list[Any]) -> int:
         text = f"SELECT count(*) FROM base.run_table WHERE {where}"  # noqa: S608  (fixed fragments)
         (lab.counts[key],) = lab.rows(text, values)[0]
     return lab.counts[key]
+
+
+def runs_by_status(lab: Lab) -> dict[str, int]:
+    """How many runs that are not in the trash have which status; each is there."""
+    found = dict(lab.rows("SELECT status, count(*) FROM base.run_table WHERE NOT trashed GROUP BY status"))
+    return {status: found.get(status, 0) for status in STATUSES}
 
 
 def runs_as_of(lab: Lab, moment: str | datetime, f: RunFilter | None = None) -> Page:

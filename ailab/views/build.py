@@ -312,6 +312,12 @@ class Lab:
         return [str(problem) for problem in self.tail.problems] + self._payload_problems + list(self._ruined.values())
 
     @property
+    def segments(self) -> tuple[int, int]:
+        """(segments that have not ended, all that are not wholly in tables)."""
+        found = self.tail.segments.values()
+        return sum(not segment.ended for segment in found), len(found)
+
+    @property
     def hot(self) -> dict[tuple[str, str], str]:
         """The column of `base.run_table` of a parameter or metric that has one: by ("params" or "metrics", name)."""
         return self._rows.hot

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import secrets
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -62,12 +63,16 @@ class Actions:
         lab: the catalogue of the store; brought up to date before and after every action.
         via: cli, http, agent, import or server.
         by: the person or token, where there is one.
+
+    Attributes:
+        appended: how many events were written, by kind; one count for all persons.
     """
 
     def __init__(self, lab: Lab, *, via: str, by: str | None = None) -> None:
         self.lab = lab
         self._by = by
         self._writer = Writer(lab.store, via=via, strict=True)
+        self.appended: Counter[str] = Counter()
 
     def acting(self, by: str | None) -> Actions:
         """The same, for another person or token."""
@@ -611,6 +616,7 @@ class Actions:
         """Note that bytes of another writer's segment came, and from whom."""
         accepted = events.SegmentAccepted(segment=segment, offset=offset, token=token, by=self._by, address=address)
         self._writer.append(accepted)
+        self.appended[accepted.kind] += 1
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -623,12 +629,14 @@ class Actions:
     def _write(self, said: list[events.Event], run_id: str, clock: int) -> list[str]:
         self._writer.observe(clock)
         written = self._writer.append_all(said, run=run_id, by=self._by) if said else []
+        self.appended.update(event.kind for event in said)
         self.lab.refresh()
         return written
 
     def _write_about(self, event: events.Event, about: str, name: str) -> str:
         self._writer.observe(self.lab.clock_of_subject(about, name))
         written = self._writer.append(event, by=self._by)
+        self.appended[event.kind] += 1
         self.lab.refresh()
         assert written is not None  # noqa: S101  (a strict writer raises)
         return written

@@ -19,6 +19,7 @@ from .errors import FilterError, NotFoundError
 from .filters import (
     LIMIT_DEFAULT,
     LIMIT_MAX,
+    STATUSES,
     Key,
     RunFilter,
     behind,
@@ -248,15 +249,8 @@ def list_runs(lab: Lab, f: RunFilter | None = None, *, counted: bool = True) -> 
     if counted and (total > f.limit or f.cursor is not None):
         total = _count(lab, where, values)
     found = [_listed(row) for row in rows[: f.limit]]
-    following = _cursor(lab, f.sort, keys, found[-1].run_id) if len(rows) > f.limit else None
+    following = cursor_of(f.sort, list(rows[f.limit - 1][-len(keys) :])) if len(rows) > f.limit else None
     return Page(rows=found, total=total, next=following)
-
-
-def _cursor(lab: Lab, sort: str, keys: list[Key], run_id: str) -> str:
-    """The cursor behind a run."""
-    text = f"SELECT {', '.join(key.term for key in keys)} FROM base.run_table WHERE uid = ?::UUID"  # noqa: S608  (fixed terms)
-    (row,) = lab.rows(text, [*(value for key in keys for value in key.bound), uid_of(run_id)])
-    return cursor_of(sort, list(row))
 
 
 def _count(lab: Lab, where: str, values: list[Any]) -> int:
@@ -268,6 +262,12 @@ def _count(lab: Lab, where: str, values: list[Any]) -> int:
         text = f"SELECT count(*) FROM base.run_table WHERE {where}"  # noqa: S608  (fixed fragments)
         (lab.counts[key],) = lab.rows(text, values)[0]
     return lab.counts[key]
+
+
+def runs_by_status(lab: Lab) -> dict[str, int]:
+    """How many runs that are not in the trash have which status; each is there."""
+    found = dict(lab.rows("SELECT status, count(*) FROM base.run_table WHERE NOT trashed GROUP BY status"))
+    return {status: found.get(status, 0) for status in STATUSES}
 
 
 def runs_as_of(lab: Lab, moment: str | datetime, f: RunFilter | None = None) -> Page:
@@ -304,18 +304,19 @@ def position(lab: Lab) -> str:
 
 
 def _first_rows(lab: Lab, source: str, values: list[Any], keys: list[Key], limit: int) -> list[Any]:
-    """The first rows in an order, each with the term that decides behind it.
+    """The first rows in an order, each with the terms of the order behind it.
 
-    By that term alone, which a catalogue finds fast, unless that leaves a tie open: one row more than wanted tells whether all
-    are different.
+    By the first term alone, which a catalogue finds fast, unless that leaves a tie open: one row more than wanted tells whether
+    all are different.
     """
-    first, *ties = keys
-    text = f"SELECT {_SUMMARY}, {first.term} AS ranked_by {source} ORDER BY ranked_by {first.way}"
-    rows: list[Any] = lab.rows(f"{text} LIMIT ?", [*first.bound, *values, limit + 1])
-    if len({row[-1] for row in rows}) == len(rows):
+    terms = ", ".join(f"{key.term} AS k{i}" for i, key in enumerate(keys))
+    bound = [*(value for key in keys for value in key.bound), *values]
+    first, *ties = (f"k{i} {key.way}" for i, key in enumerate(keys))
+    text = f"SELECT {_SUMMARY}, {terms} {source} ORDER BY {first}"
+    rows: list[Any] = lab.rows(f"{text} LIMIT ?", [*bound, limit + 1])
+    if len({row[-len(keys)] for row in rows}) == len(rows):
         return rows[:limit]
-    order, bound = ", ".join(f"{key.term} {key.way}" for key in ties), [value for key in ties for value in key.bound]
-    return lab.rows(f"{text}, {order} LIMIT ?", [*first.bound, *values, *bound, limit])
+    return lab.rows(f"{text}, {', '.join(ties)} LIMIT ?", [*bound, limit])
 
 
 _summary = msgspec.json.Decoder(RunSummaryView).decode

@@ -95,9 +95,12 @@ class Receiver:
         self._locks: dict[str, threading.Lock] = {}
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Let go of all files but those that a thread writes to just now: they go with the process."""
         for name in list(self._files):
-            self._forget(name)
+            lock = self._one(name)
+            if lock.acquire(blocking=False):
+                self._forget(name)
+                lock.release()
 
     def state(self, name: str) -> Received:
         """How far a segment has come.

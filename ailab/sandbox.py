@@ -62,6 +62,9 @@ class Sandbox:
     Args:
         store: path of the store.
         memory: at how many bytes it is killed.
+
+    Attributes:
+        killed: how many queries took their process with them: at a limit, in a crash, or because nobody waited any more.
     """
 
     def __init__(self, store: str, *, memory: int = MEMORY) -> None:
@@ -69,6 +72,13 @@ class Sandbox:
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
         self._busy = threading.Lock()
+        self.killed = 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        process = self._process
+        return process is not None and process.poll() is None
 
     def ask(
         self, sql: str, *, limit: int, seconds: float = SECONDS, size: int = SIZE, given_up: threading.Event | None = None
@@ -101,11 +111,17 @@ class Sandbox:
                         process.stdin.write(msgspec.json.encode(Question(sql, limit, size)) + b"\n")
                         process.stdin.flush()
                     for part in _parts(process.stdout):
-                        yield part
                         ended = isinstance(part, Tail)
+                        if isinstance(part, Tail) and part.message is not None:
+                            raise _error(part)
+                        yield part  # who has the tail may leave, and the process stays for the next query
                         if ended:
                             return
+                self.killed += 1
                 raise _death(watch, process)
+            except GeneratorExit:
+                self.killed += not ended
+                raise
             finally:
                 if not ended:
                     self.close()
@@ -136,10 +152,7 @@ def _parts(lines: IO[bytes]) -> Iterator[Part]:
     head: Head | None = None
     for line in lines:
         if line.startswith(b" "):
-            tail = msgspec.json.decode(line, type=Tail)
-            if tail.message is not None:
-                raise _error(tail)
-            yield tail
+            yield msgspec.json.decode(line, type=Tail)
             return
         if head is None:
             head = msgspec.json.decode(line, type=Head)

@@ -40,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     model: str | None = None
     installation: str = "ailab"
     wandb_project: str | None = None
@@ -53,7 +54,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "wandb_project": ("WANDB_PROJECT",),
 }
 _FLAGS = frozenset({"strict", "silent", "durable", "auto_compact", "system_metrics", "console"})
-_LISTS = frozenset({"tags", "allowed_hosts", "cors_origins"})
+_LISTS = frozenset({"tags", "allowed_hosts", "cors_origins", "trusted_proxies"})
 _MODES = ("on", "disabled")
 
 _configured: dict[str, Any] = {}

@@ -30,7 +30,7 @@ from .fold import UNDONE, RunFold, Told, removed_by, tell
 from .register import KINDS as REGISTER_KINDS
 from .register import NAMING_KINDS, Register
 from .rows import ARROW_ROWS, Documents, EventRow, Key, RunRows, insert, memory_of, one_row, uid_of, write_anew
-from .snapshot import CONFIG, States, attach, crash, state_keys, statements
+from .snapshot import CONFIG, States, attach, crash, mark_of, state_keys, statements
 from .tables import Tables, literal, points_of_json
 from .wide import quoted
 
@@ -125,7 +125,7 @@ class Lab:
                 self.con.execute(statements(part))
             else:
                 self._attach(self._snapshot.path(ending), part)
-        self._opened = None if self._snapshot is None else _mark_of(self._snapshot.path(".runs.duckdb"))
+        self._opened = None if self._snapshot is None else mark_of(self._snapshot.path(".runs.duckdb"))
         self._attached = True
         self.con.execute(statements("tail"))
         self.tail = Tail(self.store, self._covered)
@@ -218,7 +218,7 @@ class Lab:
             shutil.copyfile(source, path)
         except FileNotFoundError as problem:  # somebody deleted the cache
             raise _Stale from problem
-        if _mark_of(source) != self._opened:
+        if mark_of(source) != self._opened:
             raise _Stale
         self.con.execute("DETACH base")
         attach(self.con, path, "base", read_only=False, lasting=False)
@@ -315,6 +315,12 @@ class Lab:
     def problems(self) -> list[str]:
         """Everything that could not be used, in words."""
         return [str(problem) for problem in self.tail.problems] + self._payload_problems + list(self._ruined.values())
+
+    @property
+    def segments(self) -> tuple[int, int]:
+        """(segments that have not ended, all that are not wholly in tables)."""
+        found = self.tail.segments.values()
+        return sum(not segment.ended for segment in found), len(found)
 
     @property
     def hot(self) -> dict[tuple[str, str], str]:
@@ -784,15 +790,6 @@ class Lab:
         self.con.execute(wide.statement(base, columns))
         if self._commented:
             self.con.execute(f"COMMENT ON VIEW wide IS {literal(WIDE_COMMENT)}")
-
-
-def _mark_of(path: str) -> tuple[int, int, int] | None:
-    """What changes when a file does; None where it is not there."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _names(what: str, text: str) -> list[str]:

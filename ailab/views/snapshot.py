@@ -264,6 +264,15 @@ def attach(con: duckdb.DuckDBPyConnection, path: str, name: str, *, read_only: b
     con.execute(f"ATTACH {literal(path)} AS {name}{how}")
 
 
+def mark_of(path: str) -> tuple[int, int, int] | None:
+    """What changes when a file does; None where it is not there."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class _Maker:
     """Computes one snapshot: a scratch catalogue that is filled run by run, then written newest first."""
 

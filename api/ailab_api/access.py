@@ -1,11 +1,11 @@
 """Who asks, what they may, and how much of it.
 
-On loopback nobody needs a token: a request is anonymous, and may do all, if its peer is a loopback address, the Host that it
-names is local, and no proxy says that it passed it on. Every other request shows a token, as `Authorization: Bearer TOKEN`
-or, for browsers, as the password of Basic; its SHA-256 is looked up, so comparing takes no longer for a better guess. Roles:
-a reader may ask, a writer may change things, an admin may all. A token of one project reaches nothing outside it. What a peer
-may do off loopback is counted for each token and address in windows of a quarter of an hour; counts live in memory, and begin
-anew with the server.
+On loopback nobody needs a token: a request is anonymous, and may do all, if its peer is a loopback address that is no proxy of
+AILAB_TRUSTED_PROXIES, the Host that it names is local, and no proxy says that it passed it on. Every other request shows a
+token, as `Authorization: Bearer TOKEN` or, for browsers, as the password of Basic; its SHA-256 is looked up, so comparing takes
+no longer for a better guess. Roles: a reader may ask, a writer may change things, an admin may all. A token of one project
+reaches nothing outside it. What a peer may do off loopback is counted for each token and address in windows of a quarter of an
+hour; counts live in memory, and begin anew with the server.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import base64
 import binascii
 import ipaddress
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +25,7 @@ from ailab.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from ipaddress import IPv4Address, IPv6Address
 
     from ailab.views import Lab
 
@@ -123,19 +125,26 @@ def is_local(scope: Any, headers: Mapping[str, list[str]], *, host_is_local: boo
 
 
 def address_of(scope: Any) -> str:
-    """The address of the peer; empty where it has none."""
+    """The address of the peer, or the one that a trusted proxy names; empty where that is none, such as a socket of a file."""
     client = scope.get("client")
-    return str(client[0]) if client else ""
+    found = parse_address(str(client[0])) if client else None
+    return "" if found is None else str(found)
+
+
+@lru_cache(maxsize=4096)
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Read an address; an IPv4 address that is written as an IPv6 one is what it means. None where it is neither."""
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def is_loopback(address: str) -> bool:
     """Whether an address is one of this machine's loopback."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    return found.is_loopback or (mapped is not None and mapped.is_loopback)
+    found = parse_address(address)
+    return found is not None and found.is_loopback
 
 
 class Limits:

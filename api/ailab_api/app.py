@@ -1,9 +1,11 @@
 """The server: one process, one event loop, one catalogue; a guard in front of every route.
 
 `create_app` makes it and touches no file; the store is opened at startup and let go of at shutdown, after the answers under
-way. `app` is the same for any ASGI server. `serve` listens on loopback alone. Handlers are plain functions on the event
-loop: a question costs milliseconds, and nothing is shared between threads. A killed server loses nothing: what it wrote
-lies in the store, and all else is made anew at the next start.
+way. `app` is the same for any ASGI server. `serve` listens on loopback, or elsewhere where there is a token. Handlers are plain
+functions on the event loop: a question costs milliseconds, and nothing is shared between threads. At SIGTERM or Ctrl-C no new
+connection is taken, streams end, and answers under way have `GRACE_S`; what is not done by then is answered 503 and leaves
+nothing, as everything does at once at a second Ctrl-C; then the server's own segment is sealed. A killed server loses nothing:
+what it wrote lies in the store, and all else is made anew at the next start.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import logging
 import os
 import socket
 from contextlib import asynccontextmanager
@@ -32,7 +35,8 @@ from ailab.views import Lab
 from . import contract, errors, markup
 from .access import Tokens, is_loopback
 from .catalogue import Catalogue
-from .guard import Guard, Rules
+from .guard import Guard, Rules, refuse, retry_after
+from .meters import Meters
 from .routes import HANDLERS
 from .wire import Protocol
 
@@ -47,11 +51,16 @@ PORTS_TRIED = 100
 """From the default port on, so many are tried; an explicit one is taken or refused."""
 TOKEN_LEAST = 20
 """Characters of a token in a file: fewer may be guessed."""
+_log = logging.getLogger("ailab_api")
 _ADMIN = "AILAB_ADMIN_TOKEN_SHA256"
 REST_S = 5.0
 """Seconds between two looks for received segments that fell silent."""
 GRACE_S = 5
-"""Seconds that answers under way have at shutdown."""
+"""Seconds that answers under way have at shutdown: less than the 10 s after which Docker kills."""
+FORCED_S = 2.0
+"""Seconds that they have to clean up when they are ended."""
+LOOK_S = 0.1
+"""Seconds between two looks for a second interrupt."""
 _DESCRIPTION = (
     "Runs, metrics, files and notes of an ailab store. Lists are bare JSON arrays with their full count in X-Total-Count; times "
     "are RFC 3339 in UTC; NaN and infinities are strings; errors are application/problem+json."
@@ -59,21 +68,29 @@ _DESCRIPTION = (
 
 
 class Server(Litestar):
-    """A Litestar application behind our guard: nothing reaches a route, or the answer that there is none, but through it."""
+    """A Litestar application behind our guard: nothing reaches a route, or the answer that there is none, but through it.
+
+    Attributes:
+        meters: what is counted of requests.
+        stopping: that requests under way may be ended.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.guard = Guard(self._inside, Rules(), styles=(markup.STYLE_HASH,))
+        self.meters = Meters()
+        self.stopping = False
 
     async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend) -> None:
         """Handle one request, or the server's start and end."""
         if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
         else:
-            await self.guard(scope, receive, send)  # type: ignore[arg-type]  # no lifespan here
+            await self.meters.pass_on(self.guard, scope, receive, send)  # type: ignore[arg-type]  # no lifespan here
 
     async def _inside(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Answer HEAD as GET without its body, which Litestar has no routes for; then end what the request began."""
+        """Answer HEAD as GET without its body, which Litestar has no routes for, and 503 what is ended at shutdown."""
+        begun = False
         is_head = scope["type"] == "http" and scope["method"] == "HEAD"
         if is_head:
             scope = {**scope, "method": "GET", "ailab_head": True}
@@ -81,7 +98,9 @@ class Server(Litestar):
         scope["ailab_ends"] = ends
 
         async def answer(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 message["headers"] = [(n, _with_head(v) if n.lower() == b"allow" else v) for n, v in message["headers"]]
             elif is_head and message["type"] == "http.response.body":
                 message["body"] = b""
@@ -89,6 +108,13 @@ class Server(Litestar):
 
         try:
             await super().__call__(scope, receive, answer)
+        except asyncio.CancelledError:
+            if not self.stopping:
+                raise
+            if not begun:
+                hint = "send it again in a moment"
+                stopping = errors.problem(503, "the server stops", instance=errors.instance_of(scope), hint=hint)
+                await refuse(answer, stopping, retry_after(GRACE_S))
         finally:
             for end in ends:
                 await end()
@@ -181,7 +207,7 @@ def serve(
     address = _address(host)
     admin = None if token_file is None else _token_in(os.fspath(token_file))
     setting = settings.load(dir=None if dir is None else os.fspath(dir))
-    Rules.load(setting)
+    rules = Rules.load(setting)
     place = setting.dir or find_store()
     if not is_loopback(address) and admin is None and not _has_token(place):
         raise RefusedError(
@@ -192,9 +218,9 @@ def serve(
     listener = _listen(address, port)
     url = f"http://{f'[{address}]' if ':' in address else address}:{listener.getsockname()[1]}"
     if reload:
-        _serve_reloading(listener, store.path, url, admin, announce)
+        _serve_reloading(listener, store.path, url, admin, rules=rules, announce=announce)
     else:
-        _Announcing(create_app(store.path, admin_token=admin), lambda: announce(url)).run(sockets=[listener])
+        _Announcing(create_app(store.path, admin_token=admin), rules, lambda: announce(url)).run(sockets=[listener])
     return url
 
 
@@ -228,19 +254,19 @@ def _token_in(path: str) -> str:
     return token_digest(text)
 
 
-def _config(app: Any, **more: Any) -> uvicorn.Config:
-    """One worker, one parser whose limits and refusals we know, no forwarding headers, and a log of what goes wrong only."""
+def _config(app: Any, rules: Rules, **more: Any) -> uvicorn.Config:
+    """One worker, a parser whose limits and refusals we know, forwarding headers of trusted proxies, a log of what goes wrong."""
     return uvicorn.Config(
-        app, http=Protocol, ws="none", access_log=False, log_level="error", proxy_headers=False, server_header=False,
-        timeout_graceful_shutdown=GRACE_S, **more,
+        app, http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
+        proxy_headers=bool(rules.proxies), forwarded_allow_ips=rules.forwarders, **more,
     )  # fmt: skip
 
 
 class _Announcing(uvicorn.Server):
-    """Says when requests are answered, and ends streams before all else; an interrupt is the usual end, not an error."""
+    """Says when requests are answered, and ends in order: streams, requests, connections, store; an interrupt is no error."""
 
-    def __init__(self, app: Server, announce: Callable[[], object]) -> None:
-        super().__init__(_config(app))
+    def __init__(self, app: Server, rules: Rules, announce: Callable[[], object]) -> None:
+        super().__init__(_config(app, rules))
         self._app = app
         self._announce = announce
 
@@ -250,8 +276,23 @@ class _Announcing(uvicorn.Server):
             self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.stopping = True
         self._app.state.catalogue.news.end()  # nobody waits for a stream that would go on
-        await super().shutdown(sockets=sockets)
+        now = asyncio.get_running_loop().time
+        ending, until = asyncio.create_task(super().shutdown(sockets=sockets)), now() + GRACE_S
+        while not (ending.done() or self.force_exit) and now() < until:
+            await asyncio.wait([ending], timeout=LOOK_S)
+        if tasks := list(self.server_state.tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=FORCED_S)
+            _log.warning("%d requests under way were ended", len(tasks))
+        if not ending.done():  # uvicorn waits for connections too, whose clients may stay
+            ending.cancel()
+            await asyncio.wait([ending])
+        await self.lifespan.shutdown()
+        if not ending.cancelled():
+            ending.result()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -260,13 +301,15 @@ class _Announcing(uvicorn.Server):
             return
 
 
-def _serve_reloading(listener: socket.socket, store: str, url: str, admin: str | None, announce: Callable[[str], object]) -> None:
+def _serve_reloading(
+    listener: socket.socket, store: str, url: str, admin: str | None, *, rules: Rules, announce: Callable[[str], object]
+) -> None:
     """Let uvicorn watch the sources and start a fresh process at every change, which learns what to serve by its environment."""
     os.environ["AILAB_DIR"] = store
     if admin is not None:
         os.environ[_ADMIN] = admin
     sources = [os.path.dirname(module) for module in (ailab.__file__, __file__)]
-    config = _config("ailab_api.app:app", reload=True, reload_dirs=sources)
+    config = _config("ailab_api.app:app", rules, reload=True, reload_dirs=sources, timeout_graceful_shutdown=GRACE_S)
     announce(url)
     ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
 

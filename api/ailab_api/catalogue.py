@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ailab import inventory, queries
@@ -21,7 +22,9 @@ from ailab.views import Lab
 
 from .contract import actor, named
 from .crews import Crew
+from .exposition import Family, Histogram, counter, counters, gauge, gauges, histograms
 from .following import News
+from .meters import Holdings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +54,7 @@ class Catalogue:
 
     Attributes:
         news: tells those who follow what changes.
+        holdings: how many bytes the store has.
         sandbox: answers SQL, one query at a time.
         queries: those who wait for it.
         readers: those who wait for a file that is examined, or read for a preview.
@@ -68,6 +72,10 @@ class Catalogue:
         self.queries = Crew("queries", threads=QUERIES_MAX, most=QUERIES_MAX)
         self.readers = Crew("files", threads=READERS, most=FILES_MAX)
         self._rebuilt_s = 0.0
+        self._refreshed_at = 0.0
+        self._refreshes = Histogram()
+        self._known: list[Family] = []
+        self.holdings = Holdings(self._lab.store)
         self.news = News(self.lab)
         self.news.look()
 
@@ -77,8 +85,12 @@ class Catalogue:
         Raises:
             StoreError: the store's files cannot be read now.
         """
+        began, before = time.monotonic(), self._lab.refreshed_at
         with self._naming_the_store():
             self._lab.refresh(MAX_AGE_S)
+        self._refreshed_at = self._lab.refreshed_at
+        if self._refreshed_at != before:
+            self._refreshes.observe(time.monotonic() - began)
         if self._lab.rebuilt_s != self._rebuilt_s:
             self._rebuilt_s = self._lab.rebuilt_s
             _log.warning("the snapshot of what is compacted was computed anew in %.1f s", self._rebuilt_s)
@@ -108,6 +120,29 @@ class Catalogue:
     def store(self) -> Store:
         """The store."""
         return self._lab.store
+
+    def families(self) -> list[Family]:
+        """What is known of the store now; where it cannot be read, as it was when it could, and the view's age grows."""
+        with suppress(StoreError):  # whoever asks for more than figures is told
+            lab = self.lab()
+            open_segments, segments = lab.segments
+            self._known = [
+                gauges("ailab_runs", "Runs that are not in the trash.", ("status",), queries.runs_by_status(lab)),
+                gauge("ailab_segments", "Segments that are not wholly in tables.", segments),
+                gauge("ailab_segments_open", "Those of them that have not ended.", open_segments),
+                gauge("ailab_store_problems", "Places of the store that cannot be used; see ailab doctor.", len(lab.problems)),
+            ]
+        return [
+            *self._known,
+            gauge("ailab_view_age_seconds", "Time since the store was last read.", time.monotonic() - self._refreshed_at),
+            histograms("ailab_view_refresh_seconds", "Time that reading what is new took.", (), {(): self._refreshes}),
+            counters("ailab_events_appended_total", "Events that this server wrote.", ("kind",), self._actions.appended),
+            gauge("ailab_streams_open", "Readers of /stream.", self.news.followers),
+            gauge("ailab_sql_queries", "SQL queries that are answered or wait.", self.queries.under_way),
+            gauge("ailab_files_examined", "Files that are examined or wait.", self.readers.under_way),
+            gauge("ailab_sql_processes", "Processes that answer SQL.", int(self.sandbox.is_running)),
+            counter("ailab_sql_kills_total", "Queries that ended their process: a limit, or given up.", self.sandbox.killed),
+        ]
 
     @contextmanager
     def _naming_the_store(self) -> Iterator[None]:

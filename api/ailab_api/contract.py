@@ -22,6 +22,7 @@ from ailab.problems import Problem
 
 from . import errors, examples
 from .access import Actor, is_loopback
+from .meters import seen_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -148,8 +149,10 @@ def check_access(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRo
     """
     found, needs = actor(connection), handler.opt.get("needs", "admin")
     if not found.may(needs):
+        seen_of(connection.scope).refused = "role"
         raise RefusedError(f"the role {found.role} may not do this", hint=f"it needs the role {needs}")
     if found.project is not None and not handler.opt.get("confined", False):
+        seen_of(connection.scope).refused = "project"
         raise RefusedError("a token of one project may not do this", hint="it needs a token without a project")
     if handler.opt.get("counts") is not None:
         charge(connection, handler.opt["counts"], 1)
@@ -165,6 +168,7 @@ def charge(connection: ASGIConnection[Any, Any, Any, Any], what: str, amount: in
     if not (found.anonymous and is_loopback(found.address)):
         wait = connection.app.guard.limits.take(found, what, amount)  # type: ignore[attr-defined]  # ours
         if wait is not None:
+            seen_of(connection.scope).refused = what
             raise errors.TooManyError(what, wait)
 
 
@@ -184,6 +188,7 @@ async def check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: B
         RefusedError: it is not theirs to ask; see `check_access`.
         FilterError: the query string does not parse, or a name is unknown or given twice.
     """
+    seen_of(connection.scope).route = connection.scope["path_template"]
     check_access(connection, handler)
     known: tuple[Ask, ...] = handler.opt.get("asks", ())
     pairs = _parse(connection.scope["query_string"])

@@ -64,6 +64,11 @@ class Crew:
         self._work.add(work)
         return work
 
+    @property
+    def under_way(self) -> int:
+        """How much work there is, what waits among it."""
+        return len(self._work)
+
     def close(self) -> None:
         """Give everything up, and wait for the threads."""
         for work in self._work:

@@ -90,3 +90,7 @@ CHANGE = Change(
     field="note", old="first try", new="PUBLISH: best model",
 )  # fmt: skip
 STREAM = "id: 5f1c0a9e:43\nevent: runs\ndata: " + msgspec.json.encode({"runs": [SUMMARY], "gone": []}).decode() + "\n\n"
+METRICS = (
+    "# HELP ailab_runs Runs that are not in the trash.\n# TYPE ailab_runs gauge\n"
+    'ailab_runs{status="running"} 1\nailab_runs{status="completed"} 41\n'
+)

@@ -5,8 +5,9 @@ AILAB_ALLOWED_HOSTS), and, where it may change something or carries a body, it c
 is ours or allowed by AILAB_CORS_ORIGINS, Sec-Fetch-Site is not foreign, and a body is application/json, which no page may send
 across origins without asking first; files alone, at the paths of `UPLOADS`, come as what they are. Then it is known who asks
 (`access`), or it is refused; what they may do is decided at the route. Safe methods are listed and all others guarded, so a new
-method is guarded from its first day. Every answer, also a refusal or a 404, leaves with the security headers. Forwarding headers
-(X-Forwarded-…) are not believed: where there are any, the request counts as one from elsewhere.
+method is guarded from its first day. Every answer, also a refusal or a 404, leaves with the security headers. Where there are
+forwarding headers (X-Forwarded-…), the request counts as one from elsewhere; what they say is believed of the proxies in
+AILAB_TRUSTED_PROXIES alone, and what comes from one of those is never local.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,7 +23,8 @@ import msgspec
 from ailab.errors import SettingError
 
 from . import errors
-from .access import Actor, Limits, Tokens, address_of, is_local, token_in
+from .access import Actor, Limits, Tokens, address_of, is_local, parse_address, token_in
+from .meters import seen_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,9 +52,14 @@ BODY_MOST = 65 << 30
 """Bytes of a body, wherever it goes; less at most routes."""
 OPEN_PATHS = frozenset({"/health"})
 """What answers whoever asks: whether the server is there."""
+_REASONS = {
+    "path": "path", "Host": "host", "Origin": "origin", "Sec-Fetch-Site": "origin", "Content-Type": "body",
+    "Content-Encoding": "body", "Content-Length": "body",
+}  # fmt: skip
+"""What `meters` call a refusal, by the part of the request that it is about."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-CONTENTSECURITY_POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'{styles}; img-src 'self' data:; form-action 'none'; frame-ancestors 'none'; "
     "base-uri 'none'"
 )
@@ -64,6 +72,9 @@ SECURITY = (
 )
 _CACHE_CONTROL = (b"cache-control", b"no-store")
 _ALLOW_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Authority(msgspec.Struct, frozen=True):
@@ -104,17 +115,18 @@ def parse_origin(text: str) -> tuple[str, Authority] | None:
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """Whom the server answers: hosts besides loopback (port None means any port), and origins of other web pages."""
+    """Whom the server answers: hosts besides loopback (port None means any port), origins of other web pages, and proxies."""
 
     hosts: tuple[Authority, ...] = ()
     origins: tuple[tuple[str, Authority], ...] = ()
+    proxies: tuple[Network, ...] = ()
 
     @classmethod
     def load(cls, setting: Settings) -> Rules:
-        """Read AILAB_ALLOWED_HOSTS and AILAB_CORS_ORIGINS.
+        """Read AILAB_ALLOWED_HOSTS, AILAB_CORS_ORIGINS and AILAB_TRUSTED_PROXIES.
 
         Raises:
-            SettingError: an entry is no host or no origin; wildcards are none.
+            SettingError: an entry is no host, origin or network; wildcards are none.
         """
         return cls(
             hosts=tuple(
@@ -124,7 +136,22 @@ class Rules(msgspec.Struct, frozen=True):
             origins=tuple(
                 _entry("AILAB_CORS_ORIGINS", text, parse_origin(text), "https://lab.example") for text in setting.cors_origins
             ),
+            proxies=tuple(
+                _entry("AILAB_TRUSTED_PROXIES", text, _network(text), "127.0.0.1 or 10.0.0.0/8")
+                for text in setting.trusted_proxies
+            ),
         )
+
+    def is_proxy(self, address: str) -> bool:
+        """Whether an address is a proxy's that we trust."""
+        found = parse_address(address)
+        return found is not None and any(found in network for network in self.proxies)
+
+    @property
+    def forwarders(self) -> list[str]:
+        """The proxies as uvicorn takes them: IPv4 also as a socket for IPv6 writes it."""
+        mapped = [f"::ffff:{n.network_address}/{96 + n.prefixlen}" for n in self.proxies if n.version == 4]  # noqa: PLR2004
+        return [*map(str, self.proxies), *mapped]
 
     def allows_host(self, host: Authority) -> bool:
         """Whether the server goes by this name."""
@@ -139,10 +166,18 @@ def is_address(host: Authority, address: str) -> bool:
         return False
 
 
+def _network(text: str) -> Network | None:
+    try:
+        found = ipaddress.ip_network(text)
+    except ValueError:
+        return None
+    return found if found.prefixlen else None  # all addresses are a wildcard
+
+
 def _entry(name: str, text: str, found: Any, example: str) -> Any:
     if found is None:
         raise SettingError(
-            f"{name}: {text[:100]!r} is not allowed", hint=f"allowed: names such as {example}, separated by commas"
+            f"{name}: {text[:100]!r} is not allowed", hint=f"allowed: entries such as {example}, separated by commas"
         )
     return found
 
@@ -161,7 +196,7 @@ class Guard:
         self.rules = rules
         self.tokens: Tokens | None = None
         self.limits = Limits()
-        policy = CONTENTSECURITY_POLICY.format(styles="".join(f" '{style}'" for style in styles))
+        policy = CONTENT_SECURITY_POLICY.format(styles="".join(f" '{style}'" for style in styles))
         self._headers = [(b"content-security-policy", policy.encode()), *SECURITY]
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -179,7 +214,8 @@ class Guard:
 
         refusal = self._refusal(request)
         if refusal is not None:
-            await _answer(send_guarded, refusal)
+            seen_of(scope).refused = _REASONS[str(refusal.where)]
+            await refuse(send_guarded, refusal)
             return
         if request.is_preflight:
             await send_guarded({"type": "http.response.start", "status": 204, "headers": _preflight_headers()})
@@ -190,7 +226,8 @@ class Guard:
             scope["ailab_actor"] = actor
             await self.app(scope, receive, send_guarded)
         else:
-            await _answer(send_guarded, *actor)
+            seen_of(scope).refused = "token" if actor[0].status == HTTPStatus.UNAUTHORIZED else "guesses"
+            await refuse(send_guarded, *actor)
 
     def _identify(self, request: _Request) -> Actor | tuple[Problem, list[tuple[bytes, bytes]]]:
         """Who asks, or why nobody is known and what headers tell them."""
@@ -199,7 +236,8 @@ class Guard:
         nobody = Actor(role="none", address=address)
         text = token_in(request.all("authorization"))
         if text is None:
-            if is_local(request.scope, request.headers, host_is_local=host is not None and host.is_local):
+            is_here = is_local(request.scope, request.headers, host_is_local=host is not None and host.is_local)
+            if is_here and not self.rules.is_proxy(address):
                 return Actor(role="admin", address=address)
             if request.path in OPEN_PATHS:
                 return nobody
@@ -360,7 +398,8 @@ def retry_after(seconds: float) -> list[tuple[bytes, bytes]]:
 _CHALLENGE = [(b"www-authenticate", b"Bearer"), (b"www-authenticate", b'Basic realm="ailab", charset="UTF-8"')]
 
 
-async def _answer(send: Send, refusal: Problem, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
+async def refuse(send: Send, refusal: Problem, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """Answer with a problem, and more headers than every answer has."""
     content = errors.encode(refusal)
     headers = [(b"content-type", errors.MEDIA_TYPE.encode()), (b"content-length", str(len(content)).encode()), *more]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})

@@ -1,7 +1,7 @@
 """Attacks in raw bytes, every class of them on every route that the application registers (G24).
 
 What holds after each class: no answer was a 5xx, every refusal of the application was a problem+json with title and detail, the
-server answers /health within a second, its memory has grown by no more than 64 MB (where a test does not say otherwise), no
+server answers /health within a second, its memory has grown by no more than 128 MB (where a test does not say otherwise), no
 temporary file of an upload is left, and not one request hung. Where the bytes are no HTTP at all, the HTTP parser refuses them
 before the application is reached; such an answer is a 400. A server without any of this is found by the same checks.
 """
@@ -28,7 +28,7 @@ import pytest
 from conftest import REAL
 from live import Answer, launch
 
-GROWTH = 64 << 20
+GROWTH = 128 << 20
 """Bytes by which one class of attacks may let the server's memory grow."""
 PROMPT_S = 1.0
 HANG_S = 5.0
@@ -266,7 +266,7 @@ def ways(victim, request):
 
 
 def test_bad_request_lines(victim, ways, figure):
-    """Lines without a version, of other protocols, with blanks, NUL and bytes where none may be."""
+    """G24: lines without a version, of other protocols, with blanks, NUL and bytes where none may be."""
     host = victim.live.host.encode()
     tail = b"\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
     with victim.attacked():

@@ -160,6 +160,7 @@ def test_allowed_hosts(start, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("AILAB_TRUSTED_PROXIES", "*"), ("AILAB_TRUSTED_PROXIES", "0.0.0.0/0"), ("AILAB_TRUSTED_PROXIES", "10.0.0.1/8"),
         ("AILAB_ALLOWED_HOSTS", "*"), ("AILAB_ALLOWED_HOSTS", "http://a"), ("AILAB_CORS_ORIGINS", "*"),
         ("AILAB_CORS_ORIGINS", "null"), ("AILAB_CORS_ORIGINS", "lab.example"),
     ],

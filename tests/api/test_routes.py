@@ -665,7 +665,7 @@ def test_the_document_describes_every_route(routes):
         "/blobs/missing", "/blobs/{sha256}", "/changes", "/changes/{event}/undo", "/compare", "/datasets",
         "/datasets/{dataset_id}", "/datasets/{dataset_id}/download", "/datasets/{dataset_id}/preview",
         "/datasets/{dataset_id}/restore", "/datasets/{dataset_id}/versions", "/health", "/journal/{segment}",
-        "/projects", "/projects/{project_id}", "/projects/{project_id}/datasets", "/projects/{project_id}/restore",
+        "/metrics", "/projects", "/projects/{project_id}", "/projects/{project_id}/datasets", "/projects/{project_id}/restore",
         "/projects/{project_id}/runs", "/runs", "/runs/compare", "/runs/leaderboard", "/runs/{run_id}",
         "/runs/{run_id}/changes", "/runs/{run_id}/console", "/runs/{run_id}/events", "/runs/{run_id}/flag",
         "/runs/{run_id}/history",

@@ -17,7 +17,7 @@ from rooms import FailedError, Room, free_port, say
 if TYPE_CHECKING:
     from sitting import Sitting, StoreOfRuns
 
-CONNECTIONS = 4
+CONNECTIONS = 2
 LOGGERS = 8
 IDLE_PER_S, BUSY_PER_S, P95_MS = 250, 150, 30
 UPLOAD_MAX, UPLOAD_GROWTH_MB = 2.0, 100
@@ -26,7 +26,7 @@ SLOW_S = 600
 
 
 def busy(sitting: Sitting) -> list[Row]:
-    """The four questions over HTTP, four connections that ask without pause: nobody logs, then eight processes do."""
+    """The four questions over HTTP, two connections that ask without pause: nobody logs, then eight processes do."""
     store = sitting.runs(sitting.sizes.runs)
     store.compact(sitting)
     room, port, rows = store.room, free_port(), []

@@ -566,7 +566,7 @@ def test_a_request_of_several_events_is_there_as_a_whole_or_not_at_all(scripts, 
 
 @pytest.mark.parametrize("how", sorted(HALVES))
 def test_control_events_that_are_written_singly_are_found_half(scripts, tmp_path, how):
-    """The same check finds a server that writes line by line."""
+    """G19, negative control: the same check finds a server that writes line by line."""
     assert is_half_there(scripts, tmp_path / "s", how, "singly")
 
 

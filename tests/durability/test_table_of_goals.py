@@ -9,7 +9,12 @@ import unprotected
 
 HERE = Path(__file__).resolve().parent
 PAGE = (HERE / "README.md").read_text(encoding="utf-8")
-SOURCES = {path.name: path.read_text(encoding="utf-8") for path in HERE.glob("test_*.py") if path.name != Path(__file__).name}
+SOURCES = {
+    path.name: path.read_text(encoding="utf-8")
+    for folder in (HERE, HERE.parent / "api")
+    for path in folder.glob("test_*.py")
+    if path.name != Path(__file__).name
+}
 TESTS = {name for source in SOURCES.values() for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)}
 
 

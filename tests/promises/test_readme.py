@@ -119,15 +119,16 @@ def test_the_readme_runs(tmp_path):
 
 
 def test_what_does_not_run_says_why():
-    """A block that is left out has a reason, and so few are that the promise keeps its worth."""
+    """A block that is left out names the test that runs it or what it does, and so few are that the promise keeps its worth."""
     left_out = [block for block in blocks(page("README.md")) if block.no_test is not None]
-    assert [block.line for block in left_out if not block.no_test] == []
-    assert len(left_out) <= 3
+    named = {block.line: re.findall(r"tests/[\w/]+\.py", block.no_test) for block in left_out}
+    assert [line for line, tests in named.items() if not tests or not all((ROOT / test).is_file() for test in tests)] == []
+    assert len(left_out) <= 4
 
 
 def test_every_block_has_a_language():
     """A block without one would be run by nobody without anyone's noticing."""
-    known = RUN | {"text", "toml", "json", "jsonl", "mermaid", "dotenv", "ini", "html", "js", "makefile"}
+    known = RUN | {"text", "toml", "json", "jsonl", "mermaid", "dotenv", "ini", "html", "js", "makefile", "yaml"}
     for name in ("README.md", "CONTRIBUTING.md", "events/README.md"):
         unknown = [block for block in blocks(page(name)) if block.language not in known]
         assert [block.line for block in unknown if not block.text.startswith("ailab/ ")] == [], name  # the picture of the house

@@ -31,6 +31,7 @@ VALUES = {
     "token": ("t", "t"),
     "allowed_hosts": ("lab, lab.example", ("lab", "lab.example")),
     "cors_origins": ("http://a", ("http://a",)),
+    "trusted_proxies": ("127.0.0.1,10.0.0.0/8", ("127.0.0.1", "10.0.0.0/8")),
     "model": ("m", "m"),
     "installation": ("ours", "ours"),
     "wandb_project": ("w", "w"),

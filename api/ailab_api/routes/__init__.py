@@ -12,6 +12,7 @@ from . import (
     health,
     journal,
     leaderboard,
+    metrics,
     modellab,
     pages,
     points,
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
 HANDLERS: list[HTTPRouteHandler] = [
-    *health.HANDLERS, *projects.HANDLERS, *datasets.HANDLERS, *runs.HANDLERS, *points.HANDLERS,
-    *telemetry.HANDLERS, *leaderboard.HANDLERS,
-    *compare.HANDLERS, *changes.HANDLERS, *artifacts.HANDLERS, *sql.HANDLERS, *stream.HANDLERS, *journal.HANDLERS,
-    *pages.HANDLERS, *modellab.HANDLERS,
+    *health.HANDLERS, *metrics.HANDLERS, *projects.HANDLERS, *datasets.HANDLERS, *runs.HANDLERS, *points.HANDLERS,
+    *telemetry.HANDLERS, *leaderboard.HANDLERS, *compare.HANDLERS, *changes.HANDLERS, *artifacts.HANDLERS, *sql.HANDLERS,
+    *stream.HANDLERS, *journal.HANDLERS, *pages.HANDLERS, *modellab.HANDLERS,
 ]  # fmt: skip
 """In the order of the OpenAPI document."""

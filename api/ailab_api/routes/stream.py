@@ -15,6 +15,7 @@ from ..catalogue import catalogue_of
 from ..contract import Ask, actor, asked, route
 from ..errors import TooManyError
 from ..following import FOLLOWERS_MAX, LONGEST_S, POLL_S, Event, follow
+from ..meters import seen_of
 
 _ASKS = (
     Ask(
@@ -43,6 +44,7 @@ async def get_stream(request: Request[Any, Any, Any]) -> ServerSentEvent:
     stays = "text/event-stream" in request.headers.get("accept", "")
     seconds = question.count("seconds", default=int(LONGEST_S) if stays else 0, most=int(LONGEST_S))
     if news.followers >= FOLLOWERS_MAX:
+        seen_of(request.scope).refused = "streams"
         raise TooManyError("streams at once", POLL_S)
     cursor = request.headers.get("last-event-id") or question.one("cursor")
 
@@ -50,7 +52,7 @@ async def get_stream(request: Request[Any, Any, Any]) -> ServerSentEvent:
         async for event in follow(news, cursor, project=actor(request).project, seconds=seconds):
             yield _message(event)
 
-    return ServerSentEvent(messages(), headers={"Cache-Control": "no-store"})
+    return ServerSentEvent(messages(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
 HANDLERS = [get_stream]

@@ -1,0 +1,175 @@
+"""A server that is told to stop takes nobody new, finishes what is under way in its time, and leaves nothing half done."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import msgspec
+import pytest
+from live import read_answer
+
+from ailab import views
+from ailab.inventory import list_datasets
+from ailab_api.app import GRACE_S
+
+SERVE = """
+import sys
+import ailab_api.app
+ailab_api.app.GRACE_S = float(sys.argv[2])
+ailab_api.app.serve(port=0, dir=sys.argv[1], announce=lambda url: print(url, flush=True))
+"""
+ROWS = b"1,2\n" * 500_000
+SENT = 1_500_000
+"""Bytes of them that are sent before the server is told to stop: more than one piece that it writes at once."""
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """The path of the server's store."""
+    return tmp_path / "lab"
+
+
+@pytest.fixture
+def serving(start, lab):
+    """`serving(grace)`: a server, and a connection on which half of an upload was sent and written."""
+    held = []
+
+    def begin(grace=GRACE_S):
+        live = start(dir=lab, port=grace, source=SERVE)
+        connection = live.connect()
+        held.append(connection)
+        head = f"POST /datasets?file=a.csv HTTP/1.1\r\nHost: {live.host}\r\nContent-Type: text/csv"
+        connection.sendall(f"{head}\r\nContent-Length: {len(ROWS) + 4}\r\n\r\na,b\n".encode() + ROWS[:SENT])
+        wait_for(lambda: any(path.stat().st_size > 0 for path in lab.glob("blobs/.tmp-*")))
+        return live, connection
+
+    yield begin
+    for connection in held:
+        connection.close()
+
+
+def wait_for(what, seconds=10):
+    """Until it is so."""
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def refuses(live):
+    """Whether a new connection is refused."""
+    try:
+        live.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def files(lab):
+    """What lies in the store besides its marks: kept files, temporary ones, and segments."""
+    return sorted(
+        path.relative_to(lab).parts[0] for folder in ("blobs", "segments") for path in (lab / folder).rglob("*") if path.is_file()
+    )
+
+
+def names(lab):
+    """The datasets that the store has, as somebody else reads it."""
+    opened = views.open_lab(lab)
+    try:
+        return [found.dataset_id.partition("@")[0] for found in list_datasets(opened).rows]
+    finally:
+        opened.close()
+
+
+def is_sealed(lab):
+    """Whether the only segment has ended."""
+    (segment,) = (lab / "segments").iterdir()
+    return msgspec.json.decode(segment.read_bytes().splitlines()[-1])["kind"] == "segment.sealed"
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_an_upload_under_way_is_finished(serving, lab, by):
+    """Whoever is connected has time to send the rest, and gets 201; whoever comes anew is refused; the segment is sealed."""
+    live, connection = serving()
+    live.process.send_signal(by)
+    wait_for(lambda: refuses(live))
+    assert live.process.poll() is None
+    connection.sendall(ROWS[SENT:])
+    assert read_answer(connection).status == 201
+    assert connection.recv(1) == b""
+    assert live.end(by) == (-signal.SIGTERM if by == signal.SIGTERM else 0, "")
+    assert (names(lab), files(lab), is_sealed(lab)) == (["a"], ["blobs", "segments"], True)
+
+
+def test_an_upload_that_takes_longer_leaves_nothing(serving, lab):
+    """When the time is over it is answered 503, as a problem; no file and no event of it is there; the log has one line."""
+    live, connection = serving(grace=1)
+    live.process.send_signal(signal.SIGTERM)
+    answer = read_answer(connection)
+    assert (answer.status, answer.json()["detail"], answer.header("retry-after")) == (503, "the server stops", "1")
+    assert answer.header("x-content-type-options") == "nosniff"
+    code, err = live.end()
+    assert (code, len(err.splitlines())) == (-signal.SIGTERM, 1)
+    assert (names(lab), files(lab)) == ([], [])
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_interrupt_ends_at_once(serving, lab, first):
+    """Nobody who is in a hurry waits for a slow client; and nothing is left all the same."""
+    live, connection = serving(grace=600)
+    assert live.send("POST", "/projects", {"name": "before"}).status == 201
+    live.process.send_signal(first)
+    wait_for(lambda: refuses(live))
+    live.process.send_signal(signal.SIGINT)
+    assert read_answer(connection).status == 503
+    live.process.wait(timeout=10)
+    assert live.process.returncode == (-signal.SIGTERM if first == signal.SIGTERM else 0)
+    assert (names(lab), files(lab), is_sealed(lab)) == ([], ["segments"], True)
+
+
+def test_one_signal_waits_and_two_terms_do_not_hurry(serving):
+    """Control: the upload holds the server for as long as it has time, so what ends it above is the second interrupt."""
+    live, connection = serving(grace=600)
+    live.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: refuses(live))
+    live.process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert live.process.poll() is None
+    connection.sendall(ROWS[SENT:])
+    assert read_answer(connection).status == 201
+    assert live.end() == (-signal.SIGTERM, "")
+
+
+def test_a_killed_server_does_leave_something(serving, lab):
+    """Control: `files` sees what a server leaves that could not clean up."""
+    live, _ = serving()
+    live.process.kill()
+    live.process.wait()
+    assert files(lab) == ["blobs"]
+
+
+def test_an_idle_connection_is_closed(start, lab):
+    """A client that keeps its connection open holds nobody up, and sees it end."""
+    live = start(dir=lab, port=600, source=SERVE)
+    with live.connect() as idle:
+        idle.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_answer(idle).status == 200
+        live.process.send_signal(signal.SIGTERM)
+        assert idle.recv(1) == b""
+    assert live.end() == (-signal.SIGTERM, "")
+
+
+def test_sql_that_takes_longer_is_ended(start, lab):
+    """Its process is killed with it, and the server waits for neither."""
+    live = start(dir=lab, port=1, source=SERVE)
+    with live.connect() as connection:
+        body = (
+            b'{"sql": "select count(*) from range(1000000000) a, range(1000) b where a.range * b.range % 7 = 3", "seconds": 60}'
+        )
+        head = f"POST /sql HTTP/1.1\r\nHost: {live.host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        wait_for(lambda: "ailab_sql_processes 1" in live.get("/metrics").text)
+        live.process.send_signal(signal.SIGTERM)
+        assert read_answer(connection).status == 503
+    assert live.end()[0] == -signal.SIGTERM

@@ -15,7 +15,6 @@ import base64
 import hashlib
 import http.client
 import os
-import re
 import sys
 import time
 from contextlib import suppress
@@ -31,7 +30,7 @@ from .segments import Segment, writer_alive
 from .store import Store, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 TIMEOUT_S = 30.0
 LOOK_S = 0.5
@@ -42,7 +41,8 @@ WAITS_S = (0.5, 1, 2, 5, 10, 30)
 """Pauses while the server is away; the last one again and again."""
 GIVE_UP_S = 6 * 3600.0
 """So long without an answer the process ends; the next run or `ailab sync` goes on."""
-_DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_DIGITS = bytes(ord("x") if chr(byte) in "0123456789abcdef" else ord(" ") for byte in range(256))
+_DIGEST = b"x" * 64
 
 
 class Shipped(msgspec.Struct, kw_only=True):
@@ -245,11 +245,11 @@ class Shipper:
             self._refuse(one, _said(content))
             return False
         there = msgspec.json.decode(content, type=Received)
-        left = there.bytes
+        left, end = there.bytes, b""
         while left and (piece := file.read(min(1 << 20, left))):
             one.sha.update(piece)
-            self._wanted.update(match.decode() for match in _DIGEST.findall(piece))
-            left -= len(piece)
+            self._wanted.update(_digests_in(end + piece))
+            left, end = left - len(piece), piece[-len(_DIGEST) :]
         if left or one.sha.hexdigest() != there.sha256:
             self._refuse(one, "the server has other bytes")
             return False
@@ -270,7 +270,7 @@ class Shipper:
         one.sha.update(body)
         one.sent += len(body)
         self.shipped.bytes += len(body)
-        self._wanted.update(match.decode() for match in _DIGEST.findall(body))
+        self._wanted.update(_digests_in(body))
         if (there.bytes, there.sha256) != (one.sent, one.sha.hexdigest()):
             self._refuse(one, "the server has other bytes")
             return False
@@ -333,6 +333,18 @@ class Shipper:
             os.makedirs(self.store.cache, exist_ok=True)
             with open(self._note, "a", encoding="ascii") as file:
                 file.write(name + "\n")
+
+
+def _digests_in(data: bytes) -> Iterator[str]:
+    """Every run of exactly 64 hexadecimal digits, at the speed of memory: a regular expression tries at every byte."""
+    marks = data.translate(_DIGITS)
+    at = marks.find(_DIGEST)
+    while at >= 0:
+        end = marks.find(b" ", at)
+        end = len(marks) if end < 0 else end
+        if end - at == len(_DIGEST):
+            yield data[at:end].decode()
+        at = marks.find(_DIGEST, end)
 
 
 def _whole_lines(file: Any) -> bytes:

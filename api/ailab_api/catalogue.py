@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ailab import inventory, queries
 from ailab.actions import Actions
 from ailab.errors import AilabError, StoreError
-from ailab.receiving import Receiver
+from ailab.receiving import Receiver, check_name
 from ailab.sandbox import Sandbox
 from ailab.store import find_store, open_store
 from ailab.views import Lab
@@ -41,6 +42,8 @@ QUERIES_MAX = 8
 """Queries that may be asked at once; one is answered, the others wait for it."""
 READERS = 2
 """Files that are examined or read at once; each may take much memory (`confined.MEMORY`)."""
+ACCEPTED_MAX = 100_000
+"""Segments that are known to be accepted; more are read from the store again."""
 FILES_MAX = 32
 """Files that are being read or wait for it."""
 _log = logging.getLogger("ailab_api")
@@ -71,6 +74,7 @@ class Catalogue:
         self.receiver = Receiver(self._lab.store)
         self.queries = Crew("queries", threads=QUERIES_MAX, most=QUERIES_MAX)
         self.readers = Crew("files", threads=READERS, most=FILES_MAX)
+        self._accepted: set[tuple[str, str | None]] = set()
         self._rebuilt_s = 0.0
         self._refreshed_at = 0.0
         self._refreshes = Histogram()
@@ -111,10 +115,33 @@ class Catalogue:
             yield self._actions.acting(actor.by)
 
     def has_accepted(self, segment: str, by: str | None) -> bool:
-        """Whether the store has noted that it takes a segment in, and last from this person or token."""
-        return bool(
-            self.lab().rows('SELECT 1 FROM base.accepted_table WHERE segment = ? AND "by" IS NOT DISTINCT FROM ?', [segment, by])
-        )
+        """Whether the store has noted that it takes a segment in from this person or token.
+
+        What this server noted itself it knows; what another one did matters only of a segment that is here, and only then is the
+        store read for it: whoever ships a million events would otherwise wait until they are taken into the views.
+
+        Raises:
+            RejectedError: it is no name of a segment.
+        """
+        check_name(segment)
+        if (segment, by) not in self._accepted and os.path.exists(self.store.segment_path(segment)):
+            asked = 'SELECT 1 FROM base.accepted_table WHERE segment = ? AND "by" IS NOT DISTINCT FROM ?'
+            if not self.lab().rows(asked, [segment, by]):
+                return False
+            self._accepted.add((segment, by))
+        return (segment, by) in self._accepted
+
+    def accept(self, segment: str, offset: int, who: Actor) -> None:
+        """Note that bytes of a segment come from somebody.
+
+        Raises:
+            StoreError: the store's files cannot be written now.
+        """
+        with self.acting(who) as actions:
+            actions.accept_segment(segment, offset=offset, token=who.token, address=who.address)
+        if len(self._accepted) >= ACCEPTED_MAX:
+            self._accepted.clear()
+        self._accepted.add((segment, who.by))
 
     @property
     def store(self) -> Store:

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -404,3 +406,12 @@ ailab_api.app.serve(port=0, dir=sys.argv[1], announce=lambda url: print(url, flu
         put(live, name, len(header + first), line(2, "metrics.logged", {"values": {"x": 1}}, crc, run="quiet")[0]).status == 200
     )
     becomes("running")
+
+
+def test_digests_are_found_as_a_regular_expression_finds_them():
+    """Runs of exactly 64 hexadecimal digits among bytes of all kinds, at the edges too."""
+    dice = random.Random(7)
+    for _ in range(300):
+        runs = [dice.choice(b"0123456789abcdef".decode()) * dice.choice((1, 63, 64, 65, 128, 129)) for _ in range(6)]
+        data = dice.choice(("", '"', "g", "\n")).join(runs).encode() + bytes(dice.choices(range(256), k=dice.choice((0, 5))))
+        assert list(remote._digests_in(data)) == re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", data.decode("latin-1"))

@@ -13,7 +13,7 @@ from ailab.errors import ConflictError, RejectedError
 from ailab.receiving import RANGE_MAX, Received
 
 from .. import examples
-from ..catalogue import acting, catalogue_of
+from ..catalogue import catalogue_of
 from ..contract import Ask, actor, asked, charge, named, read_body, route
 from ..uploads import received
 
@@ -69,8 +69,7 @@ async def put_segment(request: Request[Any, Any, Any]) -> Response[Received]:
     loop = asyncio.get_running_loop()
 
     async def note() -> None:
-        with acting(request) as actions:
-            actions.accept_segment(name, offset=int(text), token=who.token, address=who.address)
+        catalogue.accept(name, int(text), who)
 
     found = await asyncio.to_thread(
         catalogue.receiver.take, name, int(text), body, admin=who.may("admin"), accepted=catalogue.has_accepted(name, who.by),

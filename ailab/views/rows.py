@@ -314,7 +314,9 @@ class RunRows:
 
     def _add_column(self, kind: str, key: str) -> str:
         column = f"{kind[0]}{len(self.hot)}"
-        self.con.execute(f"ALTER TABLE {self.schema}.run_table ADD COLUMN {column} {'VARCHAR' if kind == 'params' else 'DOUBLE'}")
+        if column not in self._types():  # a snapshot has some to spare
+            kind_of = "VARCHAR" if kind == "params" else "DOUBLE"
+            self.con.execute(f"ALTER TABLE {self.schema}.run_table ADD COLUMN {column} {kind_of}")
         insert(self.con, f"{self.schema}.column_table", [{"kind": kind, "key": key, "column_name": column}])
         self.hot[kind, key] = column
         self._known_types = {}

@@ -35,8 +35,9 @@ from . import scratch
 from .fold import UNDONE, VERSION, RunFold, removed_by
 from .register import KINDS as REGISTER_KINDS
 from .register import Register
-from .rows import Documents, RunRows, insert, keys_of, one_row, project_of, uid_of
+from .rows import Documents, RunRows, columns_of, insert, keys_of, one_row, project_of, uid_of
 from .tables import CHUNK, Tables, literal
+from .wide import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,8 +46,10 @@ if TYPE_CHECKING:
     from ..store import Store
     from .rows import Key
 
-LAYOUT = 6
+LAYOUT = 7
 """Raised when the tables of a snapshot change."""
+SPARE = 32
+"""Columns for parameters and for metrics that are yet to come: one that is added to a table makes its texts slow to find."""
 SMALL_RUNS, SMALL_BLOCK, LARGE_BLOCK = 5_000, 16_384, 262_144
 """A file has a block or more for each column, so with few runs large blocks are mostly empty."""
 KEEP_SECONDS = 600.0
@@ -409,7 +412,9 @@ class _Maker:
         for table in ("column_table", "key_table"):
             con.execute(f"INSERT INTO base.{table} SELECT * FROM old_base.{table}")  # noqa: S608
         rows.load()
-        con.execute("INSERT INTO base.run_table BY NAME SELECT * FROM old_base.run_table ANTI JOIN touched USING (run_id)")
+        columns = ", ".join(map(quoted, columns_of(con, "base.run_table")))  # not the spare ones
+        text = f"SELECT {columns} FROM old_base.run_table ANTI JOIN touched USING (run_id)"  # noqa: S608
+        con.execute(f"INSERT INTO base.run_table BY NAME {text}")
         for table in ("environment_table", "code_table"):
             con.execute(f"INSERT INTO more.{table} SELECT * FROM old_more.{table}")  # noqa: S608
         con.execute("INSERT INTO more.summary_table SELECT * FROM old_more.summary_table ANTI JOIN touched USING (run_id)")
@@ -558,9 +563,12 @@ class _Maker:
             "summary_table": "run_id",
             "span_table": "segment",
         }
+        ((hot,),) = con.execute("SELECT count(*) FROM base.column_table").fetchall()
+        spare = "".join(f", NULL::VARCHAR AS p{n}, NULL::DOUBLE AS m{n}" for n in range(hot, hot + SPARE))
         for (table,) in tables:
             order = f" ORDER BY {orders[table]}" if table in orders else ""
-            con.execute(f"CREATE TABLE out.{table} AS SELECT * FROM {schema}.{table}{order}")  # noqa: S608
+            more = spare if table == "run_table" else ""
+            con.execute(f"CREATE TABLE out.{table} AS SELECT *{more} FROM {schema}.{table}{order}")  # noqa: S608
         con.execute("CHECKPOINT out")
         con.execute("DETACH out")
 

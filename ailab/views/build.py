@@ -17,6 +17,7 @@ import threading
 import time
 from contextlib import suppress
 from datetime import timezone
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -368,14 +369,14 @@ class Lab:
 
     # -- refresh -----------------------------------------------------------------------------------------------------
 
-    def refresh(self, max_age_s: float = 0.0) -> None:
-        """Bring everything up to date, unless that was done within `max_age_s`."""
+    def refresh(self, max_age_s: float = 0.0, *, within_s: float = inf) -> None:
+        """Bring everything up to date, unless that was done within `max_age_s`; of a flood, take in what `within_s` allows."""
         with self._lock:
             if max_age_s and time.monotonic() - self.refreshed_at < max_age_s:
                 return
             try:
                 self._follow_commits()
-                self._read_tail()
+                self._read_tail(time.monotonic() + within_s)
             except _Stale:
                 self._read_anew()
             except BaseException:
@@ -427,7 +428,7 @@ class Lab:
         covered = self._covered(list(unread))
         return all(segment in covered and covered[segment].end >= end for segment, end in unread.items())
 
-    def _read_tail(self) -> None:
+    def _read_tail(self, until: float = inf) -> None:
         touched: set[str] = set()
         batch: list[tuple[Segment, Envelope]] = []
         for segment, lines in self.tail.poll():
@@ -437,6 +438,8 @@ class Lab:
             if len(batch) >= BATCH:
                 self._take_all(batch, touched)
                 batch = []
+                if time.monotonic() > until:
+                    break
         self._take_all(batch, touched)
         if not touched and not self._register.is_touched and self._gone_runs() == self._crashed:
             return

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from .access import Actor
 
 MAX_AGE_S = 0.2
+TAKE_S = 0.3
+"""How long a question may take in new events: a million that were shipped at once are not waited for by everybody."""
 QUERIES_MAX = 8
 """Queries that may be asked at once; one is answered, the others wait for it."""
 READERS = 2
@@ -84,14 +86,14 @@ class Catalogue:
         self.news.look()
 
     def lab(self) -> Lab:
-        """The catalogue, at most `MAX_AGE_S` old.
+        """The catalogue, at most `MAX_AGE_S` old; while a flood of events comes in, with what there was time for.
 
         Raises:
             StoreError: the store's files cannot be read now.
         """
         began, before = time.monotonic(), self._lab.refreshed_at
         with self._naming_the_store():
-            self._lab.refresh(MAX_AGE_S)
+            self._lab.refresh(MAX_AGE_S, within_s=TAKE_S)
         self._refreshed_at = self._lab.refreshed_at
         if self._refreshed_at != before:
             self._refreshes.observe(time.monotonic() - began)

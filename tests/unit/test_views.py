@@ -407,3 +407,32 @@ def test_new_names_over_a_snapshot_get_the_columns_that_it_has_to_spare(store_di
     fresh = views.open_lab(store_dir)
     assert len(queries.list_runs(fresh).rows) == 5
     fresh.close()
+
+
+def test_a_flood_is_taken_in_by_and_by(store_dir, monkeypatch):
+    """A reader with little time takes a part, and asks again; in the end it reads as one that took all at once, in any order."""
+    monkeypatch.setattr(build, "BATCH", 10)
+    ailab.start_run(id="first", dir=store_dir).finish()
+    lab = views.open_lab(store_dir)
+    for i in range(4):
+        with ailab.start_run(id=f"run-{i}", dir=store_dir) as run:
+            for step in range(25):
+                run.log({"loss": step / 3}, step=step)
+    seen = []
+    while not seen or seen[-1] < 5:
+        lab.refresh(within_s=0.0)
+        seen.append(len(queries.list_runs(lab).rows))
+        assert len(seen) < 50
+    assert len(set(seen)) > 1
+    for _ in range(20):
+        lab.refresh(within_s=0.0)
+    fresh = views.open_lab(store_dir)
+    for view in ("runs", "metrics", "events"):
+        asked = f"SELECT * FROM {view} ORDER BY ALL"
+        found = []
+        for one in (lab, fresh):
+            one.prepare()
+            found.append(one.con.execute(asked).fetchall())
+        assert found[0] == found[1], view
+    lab.close()
+    fresh.close()

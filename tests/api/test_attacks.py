@@ -1046,7 +1046,7 @@ async def app(scope, receive, send):
     if path == "/leave":
         open(os.path.join(sys.argv[1], ".tmp-1-2"), "wb").write(body)
     elif path == "/hoard":
-        kept.append(body * 10)
+        kept.append(body * 20)
     elif path == "/block":
         time.sleep(1.5)
     elif path == "/plain":

@@ -158,7 +158,10 @@ class Note(Kind):
         return ask(host, "PATCH", f"/runs/{self.run}/note", {"note": self.mark(number)})
 
     def seen(self, host, number):
-        now = get(host, f"/runs/{self.run}")["note"]
+        run = get(host, f"/runs/{self.run}")
+        if run is None:
+            return False
+        now = run["note"]
         changes = [c for c in get(host, f"/runs/{self.run}/changes?limit=1000") if c["field"] == "note"]
         return self.mark(number) in {now, *(c["old"] for c in changes), *(c["new"] for c in changes)}
 
@@ -170,7 +173,8 @@ class Tags(Kind):
         return ask(host, "POST", f"/runs/{self.run}/tags", {"set": {f"a{number}": self.mark(number), f"b{number}": "y"}})
 
     def seen(self, host, number):
-        tags = get(host, f"/runs/{self.run}")["tags"]
+        run = get(host, f"/runs/{self.run}")
+        tags = {} if run is None else run["tags"]
         found = (tags.get(f"a{number}") == self.mark(number)) + (tags.get(f"b{number}") == "y")
         return (False, "half", True)[found]
 

@@ -21,13 +21,10 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from . import console
-from .errors import is_from_signal_handler
 from .events import SystemMetricsLogged
-from .runs import current, say, told
+from .runs import Edge, current, say
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .events import ConsoleLinesLogged
     from .gauges import Gauges
     from .runs import Run
@@ -105,7 +102,7 @@ class Pulse:
 
     def join(self, run: Run) -> None:
         """Work for a run that has begun."""
-        with _Quietly(run):
+        with _quietly(run):
             self._runs[run.id], self._joined[run.id] = run, time.monotonic()
             if run._setting.console:
                 self._tee.open(run)
@@ -120,7 +117,7 @@ class Pulse:
         """Write what is left of a run that ends; `final` is for a signal handler that ends the process."""
         if self._runs.get(run.id) is not run or run._pid != os.getpid():
             return
-        with _Quietly(run):
+        with _quietly(run):
             self._tee.close(run, final=final)
             joined = self._joined.pop(run.id, inf)
             if not final and run._setting.system_metrics and time.monotonic() - joined >= FIRST_SECONDS:
@@ -136,7 +133,7 @@ class Pulse:
             self._wake.release()
 
     def _keep(self, run: Run, event: ConsoleLinesLogged, final: bool) -> None:  # noqa: FBT001  (a callback)
-        with _Quietly(run):
+        with _quietly(run):
             if run._writer is not None:
                 run._writer.append(event, final=final)
 
@@ -156,11 +153,11 @@ class Pulse:
 
     def _take_turn(self, runs: list[Run]) -> None:
         """Do what is due now."""
-        with _Quietly(runs[-1]):
+        with _quietly(runs[-1]):
             if self._tee.live:
                 self._tee.install(follow=True)
                 self._tee.drain()
-        with _Quietly(runs[-1]):
+        with _quietly(runs[-1]):
             now = time.monotonic()
             if self._gauges is None and now >= self._sample_at - TICK_SECONDS:
                 self._begin_to_measure(now)
@@ -169,7 +166,7 @@ class Pulse:
         if time.monotonic() >= self._beat_at:
             self._beat_at = time.monotonic() + BEAT_SECONDS
             for run in runs:
-                with _Quietly(run):
+                with _quietly(run):
                     self._beat(run)
 
     def _beat(self, run: Run) -> None:
@@ -205,7 +202,7 @@ class Pulse:
         stores = {writer.store.path for _, writer in wanted if writer is not None}
         found = self._gauges.read(stores) if self._gauges is not None and stores else {}
         for run, writer in wanted:
-            with _Quietly(run):
+            with _quietly(run):
                 if writer is not None and run.status == "running":
                     writer.append(SystemMetricsLogged(values=found[writer.store.path]))
 
@@ -219,20 +216,6 @@ class Pulse:
             self._work.release()
 
 
-class _Quietly:
-    """The edge of this thread: an error is said once and ends here, with `strict` too, since nobody could catch it."""
-
-    __slots__ = ("run",)
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> bool:
-        if not isinstance(problem, Exception) or is_from_signal_handler(problem):
-            return False
-        text = told(problem, "training goes on")
-        say(text, once=f"{self.run.id} {text}", silent=self.run._setting.silent)
-        return True
+def _quietly(run: Run) -> Edge:
+    """The edge of this thread: with `strict` too an error ends here, since nobody could catch it."""
+    return Edge(run, strict=False)

@@ -1,6 +1,6 @@
 """One run while it is being written: `Run`, its `config` and `summary`, its id, and the recorder's edge.
 
-Whatever goes wrong in a logging call is said once on standard error and swallowed here, at `_Edge`, and nowhere else; with
+Whatever goes wrong in a logging call is said once on standard error and swallowed here, at `Edge`, and nowhere else; with
 `strict` it is raised. A run owns one `Writer`, so one segment at a time; its methods may be called from any thread. The
 fast path of `log` is the writer's own function; everything it cannot write comes to `_log_slowly`.
 """
@@ -449,18 +449,24 @@ class Run:
 
 
 class Edge:
-    """The recorder's edge: an error in here is said once and swallowed, or raised with `strict`."""
+    """The recorder's edge: an error in here is said once and swallowed, or raised with `strict`.
 
-    __slots__ = ("run",)
+    Args:
+        run: the run whose caller is spared.
+        strict: whether to raise; by default as the run is set.
+    """
 
-    def __init__(self, run: Run) -> None:
+    __slots__ = ("run", "strict")
+
+    def __init__(self, run: Run, *, strict: bool | None = None) -> None:
         self.run = run
+        self.strict = run._setting.strict if strict is None else strict
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> bool:
-        if not isinstance(problem, Exception) or self.run._setting.strict or is_from_signal_handler(problem):
+        if not isinstance(problem, Exception) or self.strict or is_from_signal_handler(problem):
             return False
         text = told(problem, "training goes on")
         say(text, once=f"{self.run.id} {text}", silent=self.run._setting.silent)

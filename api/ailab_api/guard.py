@@ -70,7 +70,7 @@ SECURITY = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_CACHE_CONTROL = (b"cache-control", b"no-store")
+CACHE_CONTROL = (b"cache-control", b"no-store")
 _ALLOW_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 
 
@@ -255,7 +255,7 @@ class Guard:
 
     def _complete(self, headers: list[tuple[bytes, bytes]], origin: str | None) -> list[tuple[bytes, bytes]]:
         there = {name.lower() for name, _ in headers}
-        headers += [(name, value) for name, value in (*self._headers, _CACHE_CONTROL) if name not in there]
+        headers += [(name, value) for name, value in (*self._headers, CACHE_CONTROL) if name not in there]
         if self.rules.origins:
             headers.append((b"vary", b"Origin"))
         if origin is not None:

@@ -6,9 +6,9 @@ import h11  # comes with uvicorn, whose parser it is
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from . import errors
-from .guard import SECURITY
+from .guard import CACHE_CONTROL, SECURITY
 
-_HEADERS = [(b"content-type", errors.MEDIA_TYPE.encode()), (b"cache-control", b"no-store"), (b"connection", b"close"), *SECURITY]
+_HEADERS = [(b"content-type", errors.MEDIA_TYPE.encode()), CACHE_CONTROL, (b"connection", b"close"), *SECURITY]
 
 
 class Protocol(H11Protocol):

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,6 +196,14 @@ def read_answer(connection, *, without_body=False) -> Answer:
         pieces.append(piece)
         size += len(piece)
     return Answer(int(first.split()[1]), headers, b"".join(pieces))
+
+
+def wait_for(what, seconds=10):
+    """Until it is so."""
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def environment(**extra):

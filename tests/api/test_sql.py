@@ -14,6 +14,7 @@ import time
 
 import psutil
 import pytest
+from live import wait_for
 
 import ailab
 
@@ -46,13 +47,6 @@ def answer(live, sql, **more):
 def boxes(live):
     """The processes that answer queries."""
     return [one for one in psutil.Process(live.process.pid).children() if "ailab.views.sandbox" in " ".join(one.cmdline())]
-
-
-def waits_for(what, seconds=10):
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_an_answer_has_columns_types_and_rows(live):
@@ -101,11 +95,11 @@ def test_what_goes_wrong_behind_the_first_rows_stands_behind_them(live):
 def test_a_client_that_leaves_ends_its_query(live):
     """Its process is killed at once, not at its deadline, and whoever comes next is answered."""
     connection = asked(live, ENDLESS, seconds=100)
-    waits_for(lambda: boxes(live))
+    wait_for(lambda: boxes(live))
     (box,) = boxes(live)
-    waits_for(lambda: box.cpu_times().user > 1)
+    wait_for(lambda: box.cpu_times().user > 1)
     connection.close()
-    waits_for(lambda: not box.is_running())
+    wait_for(lambda: not box.is_running())
     assert answer(live, "select 1")[1]["rows"] == [[1]]
 
 
@@ -122,7 +116,7 @@ def test_clients_that_leave_in_every_state_leave_no_place_taken(live):
         if n % 2:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         connection.close()
-    waits_for(lambda: answer(live, "select 1")[0] == 200)
+    wait_for(lambda: answer(live, "select 1")[0] == 200)
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(contextlib.closing(asked(live, "select 1"))) for _ in range(8)]
         assert [one.getresponse().status for one in waiting] == [200] * 8
@@ -132,7 +126,7 @@ def test_a_ninth_query_is_told_to_come_again(live):
     """429 with Retry-After, while everything else is answered; each of the eight is answered in its turn."""
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(contextlib.closing(asked(live, ENDLESS, seconds=1))) for _ in range(8)]
-        waits_for(lambda: boxes(live))
+        wait_for(lambda: boxes(live))
         time.sleep(0.2)
         ninth = live.send("POST", "/sql", {"sql": "select 1"})
         assert (ninth.status, ninth.json()["detail"]) == (429, "too many queries at once")
@@ -145,7 +139,7 @@ def test_a_ninth_query_is_told_to_come_again(live):
 def test_a_server_that_ends_ends_its_queries(live):
     """SIGTERM while a query runs: the server waits for no deadline, and leaves no process behind."""
     with contextlib.closing(asked(live, ENDLESS, seconds=100)):
-        waits_for(lambda: boxes(live))
+        wait_for(lambda: boxes(live))
         (box,) = boxes(live)
         began = time.monotonic()
         assert live.end()[0] == -signal.SIGTERM

@@ -7,7 +7,7 @@ import time
 
 import msgspec
 import pytest
-from live import read_answer
+from live import read_answer, wait_for
 
 from ailab import views
 from ailab.inventory import list_datasets
@@ -47,14 +47,6 @@ def serving(start, lab):
     yield begin
     for connection in held:
         connection.close()
-
-
-def wait_for(what, seconds=10):
-    """Until it is so."""
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def refuses(live):

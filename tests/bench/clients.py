@@ -105,15 +105,15 @@ def send_file(*, port: int, path: str, file: str) -> dict[str, Any]:
     return {"s": time.perf_counter() - began}
 
 
-def write_events(*, root: str, n: int, processes: int) -> dict[str, Any]:
+def write_events(*, root: str, n: int, runs: int) -> dict[str, Any]:
     """Log `n` events of three values in so many runs; the bytes of their segments."""
     import kit
 
     import ailab
 
     os.environ["AILAB_DIR"] = f"{root}/store"
-    for _ in range(processes):
+    for _ in range(runs):
         with ailab.start_run("shipped", project="bench", capture="process") as run:
-            for step in range(n // processes):
+            for step in range(n // runs):
                 run.log({"loss": 1 / (step + 1), "acc": step / n, "lr": 0.1}, step=step)
     return {"bytes": kit.tree_bytes(f"{root}/store/segments")}

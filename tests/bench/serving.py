@@ -125,7 +125,7 @@ def shipping(sitting: Sitting) -> list[Row]:
     n = sitting.sizes.shipped
     with Room("ailab_local") as near, Room("ailab_local") as far:
         say(f"writing {n:,} events")
-        size = near.run("clients:write_events", root=str(near.root), n=n, processes=8, timeout_s=SLOW_S)["bytes"]
+        size = near.run("clients:write_events", root=str(near.root), n=n, runs=8, timeout_s=SLOW_S)["bytes"]
         times = []
         for turn in range(sitting.sizes.ships):
             say(f"shipping {turn + 1} of {sitting.sizes.ships}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from ailab import journal, queries
@@ -18,6 +20,15 @@ def lines_of(run):
 def payloads(run, kind):
     """The payloads of a run's events of one kind."""
     return [msgspec.json.decode(line.data) for line in lines_of(run) if line.kind == kind]
+
+
+def wait_for(found, seconds=20):
+    """Wait until `found()` is true; it then is what comes back."""
+    end = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < end, "it did not come in time"
+        time.sleep(0.01)
+    return result
 
 
 def detail(lab, run):

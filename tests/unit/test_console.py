@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from recorded import payloads
+from recorded import payloads, wait_for
 
 import ailab
 from ailab import console, journal, recorder, runs, store
@@ -524,15 +524,6 @@ def test_lines_of_threads_are_not_mixed(store_dir, quick):
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
-
-
-def wait_for(found, seconds=20):
-    """Wait until `found()` is true; it then is what comes back."""
-    end = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < end, "it did not come in time"
-        time.sleep(0.05)
-    return result
 
 
 def test_a_killed_process_has_what_it_printed_a_second_before(scripts, store_dir):

@@ -9,7 +9,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from recorded import lines_of, payloads
+from recorded import lines_of, payloads, wait_for
 
 import ailab
 from ailab import capture, gauges, pulse, recorder
@@ -64,15 +64,6 @@ def fast(monkeypatch):
 def figures(run):
     """What a run's events say of the machine, in their order."""
     return [one["values"] for one in payloads(run, "system_metrics.logged")]
-
-
-def wait_for(found, seconds=20):
-    """Wait until `found()` is true; it then is what comes back."""
-    end = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < end, "it did not come in time"
-        time.sleep(0.01)
-    return result
 
 
 def measured(scripts, store_dir, body, *, gpu="", **env):

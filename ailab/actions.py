@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from .blobs import Incoming
     from .datasets import Contents
-    from .inventory import DatasetDetail, ProjectView, TokenView
+    from .inventory import DatasetDetail, DatasetView, ProjectView, TokenView
     from .views import Lab
 
 FLAGS = ("PUBLISH", "BEST", "BAD RUN")
@@ -71,13 +71,17 @@ class Actions:
     def __init__(self, lab: Lab, *, via: str, by: str | None = None) -> None:
         self.lab = lab
         self._by = by
+        self._only: str | None = None
         self._writer = Writer(lab.store, via=via, strict=True)
         self.appended: Counter[str] = Counter()
 
-    def acting(self, by: str | None) -> Actions:
-        """The same, for another person or token."""
+    def acting(self, by: str | None, *, only: str | None = None) -> Actions:
+        """The same, for another person or token; where it reaches `only` one project, what it names is looked for there.
+
+        That a thing which an action is about is of that project is for the caller to make sure.
+        """
         other = copy.copy(self)
-        other._by = by
+        other._by, other._only = by, only
         return other
 
     def close(self) -> None:
@@ -101,16 +105,16 @@ class Actions:
         """
         self.lab.refresh()
         run_id = new_run_id() if new.run_id is None else check_run_id(new.run_id)
-        if queries.get_runs_by_ids(self.lab, [run_id]):
-            raise ConflictError(
-                f"run {run_id!r} is there", where="run_id", hint="leave run_id out, or change the run that is there"
-            )
+        if there := queries.get_runs_by_ids(self.lab, [run_id]):
+            ours = self._only in {None, there[0].project_id}
+            hint = "leave run_id out" + (", or change the run that is there" if ours else "")
+            raise ConflictError(f"run_id {run_id!r} is taken", where="run_id", hint=hint)
         if new.status not in {"pending", "running"}:
             raise RejectedError(f"status {new.status[:40]!r} is not allowed", key="status", hint="allowed: pending, running")
         if new.seed is not None and not 0 <= new.seed < 1 << 64:
             raise RejectedError(f"seed {new.seed} is not allowed", key="seed", hint="allowed: 0 to 2^64 - 1, or none")
         if new.parent_run_id is not None:
-            queries.get_run(self.lab, new.parent_run_id)
+            self._check_parent(new.parent_run_id)
         about: list[events.Event] = []
         if new.commit is not None:
             about.append(self._code(new.commit))
@@ -125,6 +129,11 @@ class Actions:
         )  # fmt: skip
         self._write([*about, started], run_id, -1)
         return queries.get_run(self.lab, run_id)
+
+    def _check_parent(self, run_id: str) -> None:
+        parent = queries.get_run(self.lab, run_id)
+        if self._only not in {None, parent.project_id}:
+            raise NotFoundError("run", run_id)
 
     def change_run(self, run_id: str, change: RunChange) -> queries.RunDetail:
         """Change fields of a run.
@@ -277,7 +286,7 @@ class Actions:
         if not text:
             return []
         try:
-            found = inventory.get_dataset(self.lab, text)
+            found = inventory.get_dataset(self.lab, text, only=self._only)
         except (NotFoundError, FilterError):
             return []
         return [events.DatasetUsed(sha256=found.sha256, dataset=found.dataset_id.partition("@")[0], name=text)]
@@ -289,7 +298,7 @@ class Actions:
             NotFoundError: there is no such run or dataset.
         """
         self.lab.refresh()
-        found = inventory.get_dataset(self.lab, text)
+        found = inventory.get_dataset(self.lab, text, only=self._only)
         used = events.DatasetUsed(
             sha256=found.sha256, dataset=found.dataset_id.partition("@")[0], name=text, role=as_name(role, "role", least=1)
         )
@@ -382,7 +391,7 @@ class Actions:
             where = "in the trash; restore it" if found.trashed else "there"
             raise ConflictError(f"project {found.name!r} is {where}", where="name", nearest=[project])
         description = None if new.description is None else as_text(new.description, "description")
-        self._write_about(events.ProjectCreated(project=project, name=name, description=description), "project", project)
+        self._write_about([events.ProjectCreated(project=project, name=name, description=description)], "project", project)
         return inventory.get_project(self.lab, project)
 
     def change_project(self, project_id: str, change: ProjectChange) -> ProjectView:
@@ -398,7 +407,7 @@ class Actions:
         description = given(change.description, lambda text: as_text(text, "description"))
         if name is not None or description is not None:
             changed = events.ProjectChanged(project=project_id, name=name, description=description)
-            self._write_about(changed, "project", project_id)
+            self._write_about([changed], "project", project_id)
         return inventory.get_project(self.lab, project_id)
 
     def trash_project(self, project_id: str) -> ProjectView:
@@ -415,7 +424,7 @@ class Actions:
             some = ", ".join(held[:3]) + (" …" if len(held) > 3 else "")  # noqa: PLR2004
             raise ConflictError(f"project {project_id!r} has protected runs: {some}", where="protected", nearest=held[:3])
         if not found.trashed:
-            self._write_about(events.ProjectTrashed(project=project_id), "project", project_id)
+            self._write_about([events.ProjectTrashed(project=project_id)], "project", project_id)
         return inventory.get_project(self.lab, project_id)
 
     def restore_project(self, project_id: str) -> ProjectView:
@@ -426,7 +435,7 @@ class Actions:
         """
         self.lab.refresh()
         if inventory.get_project(self.lab, project_id).trashed:
-            self._write_about(events.ProjectRestored(project=project_id), "project", project_id)
+            self._write_about([events.ProjectRestored(project=project_id)], "project", project_id)
         return inventory.get_project(self.lab, project_id)
 
     # -- datasets ----------------------------------------------------------------------------------------------------
@@ -437,16 +446,16 @@ class Actions:
         """Register a content under a name: the next version of that dataset, unless the dataset has that content.
 
         Args:
-            incoming: its bytes, which are kept.
+            incoming: its bytes, which are kept unless the name is another project's.
             contents: what they hold.
             file: the file's name as it came; the dataset's name where none is given.
-            fields: what is said of it.
+            fields: what is said of it; without a project or description, the newest version's is taken over.
 
         Returns:
             The version, and whether it is new.
 
         Raises:
-            ConflictError: the project is in the trash.
+            ConflictError: the project is in the trash, or the dataset of this name belongs to another one.
             RejectedError: a field cannot be kept as it is.
         """
         self.lab.refresh()
@@ -456,25 +465,37 @@ class Actions:
             raise RejectedError(f"name {name[:60]!r} is not allowed", key="name", hint="@ separates a name from its version")
         dataset = project_of(name)
         said = self._dataset_fields(fields)
+        versions = inventory.versions_of(self.lab, dataset)
+        self._check_owner(name, said["project"], versions)
         sha256, size = incoming.keep()
-        rows = self.lab.rows(
-            "SELECT dataset_id, sha256, own_trashed FROM base.dataset_table WHERE dataset = ? ORDER BY version DESC", [dataset]
-        )
-        same = next((row for row in rows if row[1] == sha256), None)
+        same = next((version for version in versions if version.sha256 == sha256), None)
+        newest = same or next(iter(versions), None)
+        project = None if newest is None else self._project(newest.project_id)
         if same is None:
-            parent = next((row[1] for row in rows if not row[2]), None)
+            parent = next((version for version in versions if not version.trashed), None)
+            said["project"] = said["project"] or project
+            if parent is not None and said["description"] is None:
+                said["description"] = parent.description
             registered = events.DatasetVersionRegistered(
                 dataset=dataset, name=name, sha256=sha256, size=size, format=contents.format, rows=contents.rows,
-                schema=contents.schema, file=as_name(base, "file"), parent=parent,
+                schema=contents.schema, file=as_name(base, "file"), parent=None if parent is None else parent.sha256,
                 **{field: value for field, value in said.items() if value is not None},
             )  # fmt: skip
-            self._write_about(registered, "dataset", dataset)
+            self._write_about([registered], "dataset", dataset)
             return inventory.get_dataset(self.lab, f"{dataset}@sha256:{sha256}"), True
-        if same[2]:
-            self._write_about(events.DatasetVersionRestored(dataset=dataset, sha256=sha256), "dataset", dataset)
-        if any(value is not None for value in said.values()):
-            self._write_about(events.DatasetVersionChanged(dataset=dataset, sha256=sha256, **said), "dataset", dataset)
-        return inventory.get_dataset(self.lab, same[0]), False
+        restored = [events.DatasetVersionRestored(dataset=dataset, sha256=sha256)] if same.trashed else []
+        self._write_about([*restored, *_told(same, said, versions)], "dataset", dataset)
+        return inventory.get_dataset(self.lab, same.dataset_id), False
+
+    def _check_owner(self, name: str, project: str | None, versions: list[DatasetView]) -> None:
+        """Raise ConflictError where the dataset of a name is not of the project that a content is to belong to."""
+        owners = {version.project_id for version in versions}
+        if self._only is not None and owners - {self._only}:
+            raise ConflictError(f"the name {name!r} is taken", where="name", hint="choose another name")
+        if project is not None and owners - {None} and project_of(project) not in owners:
+            owner = next(version.project_id for version in versions if version.project_id is not None)
+            hint = f"choose another name, or change project_id of {versions[0].dataset_id} first"
+            raise ConflictError(f"dataset {name!r} belongs to project {owner!r}", where="project_id", nearest=[owner], hint=hint)
 
     def _dataset_fields(self, fields: DatasetFields) -> dict[str, Any]:
         return {
@@ -485,7 +506,7 @@ class Actions:
         }
 
     def change_dataset(self, text: str, fields: DatasetFields) -> DatasetDetail:
-        """Change what is said of a version of a dataset.
+        """Change what is said of a version of a dataset; to another project goes the dataset, with all versions of the same.
 
         Raises:
             NotFoundError: there is none.
@@ -495,9 +516,10 @@ class Actions:
         self.lab.refresh()
         found = inventory.get_dataset(self.lab, text)
         said = self._dataset_fields(fields) | {"name": given(fields.name, lambda name: as_name(name, "name", least=1))}
-        if any(value is not None for value in said.values()):
-            dataset = found.dataset_id.partition("@")[0]
-            self._write_about(events.DatasetVersionChanged(dataset=dataset, sha256=found.sha256, **said), "dataset", dataset)
+        versions = inventory.versions_of(self.lab, found.dataset_id.partition("@")[0])
+        if said["name"] is not None and self._only is not None and {one.project_id for one in versions} != {self._only}:
+            raise ConflictError("versions of it are outside of the project", where="name", hint="leave the name as it is")
+        self._write_about(_told(found, said, versions), "dataset", found.dataset_id.partition("@")[0])
         return inventory.get_dataset(self.lab, found.dataset_id)
 
     def trash_dataset(self, text: str, *, on: bool = True) -> DatasetDetail:
@@ -515,7 +537,7 @@ class Actions:
         if own != on:
             dataset = found.dataset_id.partition("@")[0]
             kind = events.DatasetVersionTrashed if on else events.DatasetVersionRestored
-            self._write_about(kind(dataset=dataset, sha256=found.sha256), "dataset", dataset)
+            self._write_about([kind(dataset=dataset, sha256=found.sha256)], "dataset", dataset)
         return inventory.get_dataset(self.lab, found.dataset_id)
 
     # -- taking back -------------------------------------------------------------------------------------------------
@@ -559,7 +581,7 @@ class Actions:
             said = self._write([events.ChangeUndone(event=event)], first.run_id, self.lab.clock_of(first.run_id))[0]
         else:
             assert name is not None  # noqa: S101  (a change is of one of the three)
-            said = self._write_about(events.ChangeUndone(event=event, **{about: name}), about, name)
+            said = self._write_about([events.ChangeUndone(event=event, **{about: name})], about, name)[0]
         return queries.changes_of_event(self.lab, said)
 
     def _check_trash(self, rows: list[queries.Change]) -> None:
@@ -591,7 +613,7 @@ class Actions:
             token=token, sha256=token_digest(text), role=new.role, name=as_name(new.name, "name") or f"{new.role}-{token[:4]}",
             project=project,
         )  # fmt: skip
-        self._write_about(created, "token", token)
+        self._write_about([created], "token", token)
         return CreatedToken(text=text, token=next(one for one in inventory.list_tokens(self.lab) if one.token == token))
 
     def revoke_token(self, token: str) -> TokenView:
@@ -609,7 +631,7 @@ class Actions:
         if len(found) != 1:
             raise NotFoundError("token", token, nearest=[one.token for one in found or known][:5])
         if found[0].revoked_at is None:
-            self._write_about(events.TokenRevoked(token=found[0].token), "token", found[0].token)
+            self._write_about([events.TokenRevoked(token=found[0].token)], "token", found[0].token)
         return next(one for one in inventory.list_tokens(self.lab) if one.token == found[0].token)
 
     def accept_segment(self, segment: str, *, offset: int, token: str | None, address: str) -> None:
@@ -626,20 +648,29 @@ class Actions:
         self._write([event], run_id, self.lab.clock_of(run_id))
         return queries.get_run(self.lab, run_id)
 
-    def _write(self, said: list[events.Event], run_id: str, clock: int) -> list[str]:
+    def _write(self, said: list[events.Event], run_id: str | None, clock: int) -> list[str]:
         self._writer.observe(clock)
         written = self._writer.append_all(said, run=run_id, by=self._by) if said else []
         self.appended.update(event.kind for event in said)
         self.lab.refresh()
         return written
 
-    def _write_about(self, event: events.Event, about: str, name: str) -> str:
-        self._writer.observe(self.lab.clock_of_subject(about, name))
-        written = self._writer.append(event, by=self._by)
-        self.appended[event.kind] += 1
-        self.lab.refresh()
-        assert written is not None  # noqa: S101  (a strict writer raises)
-        return written
+    def _write_about(self, said: list[events.Event], about: str, name: str) -> list[str]:
+        return self._write(said, None, self.lab.clock_of_subject(about, name))
+
+
+def _told(version: DatasetView, said: dict[str, Any], versions: list[DatasetView]) -> list[events.Event]:
+    """The events that say something of a version; to another project go all that are of the same as it."""
+    if all(value is None for value in said.values()):
+        return []
+    dataset, _, sha256 = version.dataset_id.partition("@sha256:")
+    project = said["project"]
+    others = [
+        events.DatasetVersionChanged(dataset=dataset, sha256=other.sha256, project=project)
+        for other in versions
+        if project is not None and other.sha256 != sha256 and other.project_id == version.project_id != project_of(project)
+    ]
+    return [events.DatasetVersionChanged(dataset=dataset, sha256=sha256, **said), *others]
 
 
 def token_digest(text: str) -> str:

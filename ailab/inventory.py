@@ -215,7 +215,8 @@ _DATASET = """
     SELECT d.dataset_id, d.name, d.version, (SELECT count(*) FROM base.dataset_table o WHERE o.dataset = d.dataset) AS versions,
            d.sha256, d.size, d.format, d.rows, coalesce(json_array_length(d.schema, '$.columns'), 0)::BIGINT, d.description,
            d.tags, d.project_id, p.name, d.parent_id, d.file, d.created_at, coalesce(a."by", d."by"),
-           d.own_trashed OR coalesce(p.trashed, false) AS trashed, d.metadata, d.schema
+           d.own_trashed OR coalesce(p.trashed, false) AS trashed, d.metadata, d.schema,
+           (SELECT o.project_id FROM base.dataset_table o WHERE o.dataset_id = d.parent_id) AS parent_project_id
     FROM base.dataset_table d LEFT JOIN base.project_table p ON p.project_id = d.project_id
     LEFT JOIN base.accepted_table a ON a.segment = regexp_replace(d."event", ':[0-9]+$', '')
 """
@@ -245,10 +246,10 @@ def list_datasets(lab: Lab, f: DatasetFilter | None = None) -> Page:
     where = " AND ".join(part for part, _ in parts)
     values = [value for _, some in parts for value in some]
     rows = lab.rows(f"{_DATASET} WHERE {where} {newest} ORDER BY d.created_at DESC, d.dataset_id", values)
-    return Page(rows=[_dataset(row) for row in rows[: f.limit]], total=len(rows))
+    return Page(rows=[_dataset(row, f.project_id) for row in rows[: f.limit]], total=len(rows))
 
 
-def find_dataset(lab: Lab, text: str, *, before: datetime | None = None) -> str:
+def find_dataset(lab: Lab, text: str, *, before: datetime | None = None, only: str | None = None) -> str:
     """The id of the version that a text means: an id, NAME@vN, NAME@latest, NAME@sha256:HEX, a SHA-256, or NAME for the newest.
 
     A name is that of a dataset as it reads now, or its id; versions in the trash are found only by their number or content.
@@ -257,6 +258,7 @@ def find_dataset(lab: Lab, text: str, *, before: datetime | None = None) -> str:
         lab: the catalogue.
         text: what a person wrote.
         before: the newest is the newest of this time, UTC, as far as one was registered by then.
+        only: no other project's versions are there.
 
     Raises:
         NotFoundError: none fits, or several do.
@@ -264,7 +266,7 @@ def find_dataset(lab: Lab, text: str, *, before: datetime | None = None) -> str:
     found = _REFERENCE.fullmatch(text)
     name = found["name"] if found else text
     digest = found["digest"] if found else text if blobs.is_digest(text) else None
-    where: list[tuple[str, list[Any]]] = []
+    where: list[tuple[str, list[Any]]] = [] if only is None else [("d.project_id = ?", [only])]
     if digest is not None:
         where.append(("starts_with(d.sha256, ?)", [digest]))
         name = found["name"] if found else None
@@ -320,15 +322,20 @@ def find_content(lab: Lab, text: str, *, before: datetime) -> tuple[str, str] | 
     return dataset, sha256
 
 
-def get_dataset(lab: Lab, text: str) -> DatasetDetail:
+def get_dataset(lab: Lab, text: str, *, only: str | None = None) -> DatasetDetail:
     """Everything about the version that a text means; see `find_dataset`.
+
+    Args:
+        lab: the catalogue.
+        text: what a person wrote.
+        only: no other project's versions are there; nor is a parent.
 
     Raises:
         NotFoundError: there is none.
     """
-    wanted = find_dataset(lab, text)
+    wanted = find_dataset(lab, text, only=only)
     (row,) = lab.rows(f"{_DATASET} WHERE d.dataset_id = ?", [wanted])
-    view = _dataset(row)
+    view = _dataset(row, only)
     schema = msgspec.json.decode(row[19])
     found = schema.get("columns", [])
     changes: list[Difference] = []
@@ -376,15 +383,20 @@ def check_fits(wanted: DatasetDetail, contents: datasets.Contents) -> None:
         raise ConflictError(f"it does not fit {wanted.name}@v{wanted.version}: {words}", where="validate_against")
 
 
-def list_versions(lab: Lab, text: str) -> list[DatasetView]:
-    """All versions of the dataset that a text means, newest first, those in the trash too.
+def list_versions(lab: Lab, text: str, *, only: str | None = None) -> list[DatasetView]:
+    """All versions of the dataset that a text means, newest first, those in the trash too; `only` those of a project.
 
     Raises:
         NotFoundError: there is none.
     """
-    wanted = find_dataset(lab, text)
-    rows = lab.rows(f"{_DATASET} WHERE d.dataset = ? ORDER BY d.version DESC", [wanted.partition("@")[0]])
-    return [_dataset(row) for row in rows]
+    return versions_of(lab, find_dataset(lab, text, only=only).partition("@")[0], only=only)
+
+
+def versions_of(lab: Lab, dataset: str, *, only: str | None = None) -> list[DatasetView]:
+    """The same of a dataset by its id, the part of a version's id before the @; none where there is no such dataset."""
+    where = "d.dataset = $1 AND ($2 IS NULL OR d.project_id = $2)"
+    rows = lab.rows(f"{_DATASET} WHERE {where} ORDER BY d.version DESC", [dataset, only])
+    return [_dataset(row, only) for row in rows]
 
 
 def preview_dataset(lab: Lab, text: str, *, limit: int = PREVIEW_MAX) -> DatasetPreview:
@@ -423,11 +435,12 @@ def open_dataset(lab: Lab, text: str) -> tuple[DatasetDetail, IO[bytes]]:
     return found, blobs.open_blob(lab.store, found.sha256)
 
 
-def _dataset(row: Sequence[Any]) -> DatasetView:
+def _dataset(row: Sequence[Any], only: str | None) -> DatasetView:
     return DatasetView(
         dataset_id=row[0], name=row[1], version=row[2], versions=row[3], sha256=row[4], size=row[5], format=row[6], rows=row[7],
         columns=row[8], description=row[9], tags=msgspec.json.decode(row[10] or "{}"), project_id=row[11], project=row[12],
-        parent_id=row[13], file=row[14] or "", created_at=stamp(row[15]), by=row[16], trashed=row[17],
+        parent_id=row[13] if only is None or row[20] == only else None, file=row[14] or "", created_at=stamp(row[15]),
+        by=row[16], trashed=row[17],
     )  # fmt: skip
 
 

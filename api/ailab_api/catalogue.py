@@ -114,7 +114,7 @@ class Catalogue:
             StoreError: the store's files cannot be read or written now.
         """
         with self._naming_the_store():
-            yield self._actions.acting(actor.by)
+            yield self._actions.acting(actor.by, only=actor.project)
 
     def has_accepted(self, segment: str, by: str | None) -> bool:
         """Whether the store has noted that it takes a segment in from this person or token.
@@ -251,7 +251,4 @@ def dataset_of(request: Request[Any, Any, Any]) -> str:
         NotFoundError: there is none, or the token does not reach it.
     """
     text, who = named(request, "dataset_id"), actor(request)
-    found = inventory.find_dataset(lab_of(request), text)
-    if who.project is not None:
-        who.check_project("dataset", text, inventory.get_dataset(lab_of(request), found).project_id)
-    return found
+    return inventory.find_dataset(lab_of(request), text, only=who.project)

@@ -20,7 +20,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException, InternalServerException
 
 from ailab import problems
-from ailab.errors import AilabError, DamageError, StoreError
+from ailab.errors import AilabError, ConflictError, DamageError, StoreError
 from ailab.problems import Problem
 from ailab.receiving import GapError
 
@@ -98,6 +98,9 @@ def instance_of(scope: Scope | dict[str, Any]) -> str:
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     """Answer a request with the problem that an exception is; what nobody foresaw goes to the log."""
     found = problem_of(error, instance=instance_of(request.scope))
+    who: Any = request.scope.get("ailab_actor")
+    if who is not None and who.project is not None and found.nearest and not isinstance(error, ConflictError):
+        found.nearest, found.hint = [], None  # what is near may be another project's
     if found.status >= 500:  # noqa: PLR2004  (the server's errors)
         _log.error("%s %s: %s", request.method, found.instance, type(error).__name__, exc_info=error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}

@@ -156,6 +156,56 @@ def test_a_token_of_one_project_reaches_nothing_else(afar, sends):
     assert afar("iris writer", "POST", "/projects", json, b'{"name": "x"}').status == 403
 
 
+CSV = {"Content-Type": "text/csv"}
+JSON = {"Content-Type": "application/json"}
+
+
+def test_nobody_takes_the_dataset_of_another_project(afar):
+    """Neither by its content nor by its name, nor one of no project; what an answer says of it is that the name is taken."""
+    for name, project in (("cellar", "&project_id=wine"), ("meadow", "")):
+        added = afar("admin", "POST", f"/datasets?file={name}.csv&description=secret{project}", CSV, b"a,b\n1,2\n")
+        assert added.status == 201
+        for content in (b"a,b\n1,2\n", b"a,b\n3,4\n"):
+            for path in ("/datasets", "/api/modellab/datasets"):
+                answer = afar("iris writer", "POST", f"{path}?file={name}.csv", CSV, content)
+                assert (answer.status, b"is taken" in answer.body) == (409, True), (name, path)
+                assert not [word for word in (b"secret", b"wine", b"sha256:") if word in answer.body]
+        for text in (name, f"{name}@v1", added.json()["sha256"]):
+            assert afar("iris writer", "PUT", f"/datasets/{text}", JSON, b'{"tags": ["x"]}').status == 404
+            assert afar("iris writer", "GET", f"/datasets/{text}/versions").status == 404
+            answer = afar("iris writer", "POST", f"/datasets?file=own.csv&validate_against={text}", CSV, b"a\n1\n")
+            assert answer.status == 404
+        found = afar("admin", "GET", f"/datasets/{name}/versions").json()
+        assert [(row["version"], row["project_id"], row["tags"]) for row in found] == [(1, "wine" if project else None, {})]
+        assert afar("admin", "POST", f"/datasets?file={name}.csv", CSV, b"a,b\n3,4\n").json()["version"] == 2
+    assert afar("iris writer", "POST", "/datasets?file=own.csv", CSV, b"a\n1\n").json()["project_id"] == "iris"
+    assert afar("iris writer", "POST", "/datasets?file=own.csv", CSV, b"a\n2\n").json()["version"] == 2
+
+
+def test_a_run_of_one_project_names_nothing_of_another(afar):
+    """No dataset, no parent, and no id that is taken beyond that it is."""
+    afar("admin", "POST", "/datasets?file=barrel.csv&project_id=wine", CSV, b"a\n7\n")
+    body = b'{"run_id": "%s", "dataset_id": "barrel@v1"}'
+    assert afar("iris writer", "POST", "/runs", JSON, body % b"reads-1").json()["datasets"] == []
+    assert afar("admin", "POST", "/runs", JSON, body % b"reads-2").json()["datasets"] != []
+    assert afar("iris writer", "PATCH", "/runs/reads-1", JSON, b'{"dataset_id": "barrel"}').json()["datasets"] == []
+    child = b'{"parent_run_id": "%s"}'
+    assert afar("iris writer", "POST", "/runs", JSON, child % b"run-c").status == 404
+    assert afar("iris writer", "POST", "/runs", JSON, child % b"run-a").status == 201
+    taken = afar("iris writer", "POST", "/runs", JSON, b'{"run_id": "run-c"}').json()
+    assert (taken["status"], taken["detail"], taken["hint"]) == (409, "run_id 'run-c' is taken", "leave run_id out")
+    assert "change the run" in afar("iris writer", "POST", "/runs", JSON, b'{"run_id": "run-a"}').json()["hint"]
+
+
+def test_what_is_near_is_told_to_none_of_one_project(afar):
+    """What is not there reads as what is another project's."""
+    for path in ("/runs/run-d", "/runs/run-c", "/datasets/cella", "/changes/none:1/undo", "/runs/compare?ids=run-d"):
+        verb = "POST" if path.endswith("undo") else "GET"
+        found = afar("iris writer", verb, path).json()
+        assert (found["status"], found["nearest"], found["hint"]) == (404, [], None), path
+    assert afar("reader", "GET", "/runs/run-d").json()["nearest"]
+
+
 def test_basic_is_for_browsers(afar, tokens):
     """The token as the password, whoever the user is said to be."""
     shown = base64.b64encode(f"anybody:{tokens[1]['reader']}".encode()).decode()

@@ -219,6 +219,75 @@ def test_what_is_said_of_a_dataset_changes(actions):
     again(actions)
 
 
+def test_a_new_version_belongs_where_its_dataset_does(actions):
+    """Project and description are taken over, tags and metadata are said of one content; to another project goes all of it."""
+    first, _ = add(actions, b"a\n1\n", project_id="Iris Flowers", description="one", tags=["gold"], metadata={"k": 1})
+    second, _ = add(actions, b"a\n2\n")
+    assert (second.project_id, second.description, second.tags, second.metadata) == ("iris-flowers", "one", {}, {})
+    assert inventory.get_project(actions.lab, "iris-flowers").dataset_count == 1
+    third, _ = add(actions, b"a\n3\n", description="three", project_id="iris-flowers")
+    assert (third.parent_id, third.description) == (second.dataset_id, "three")
+    for content in (b"a\n1\n", b"a\n4\n"):
+        with pytest.raises(ConflictError, match="dataset 'iris' belongs to project 'iris-flowers'") as problem:
+            add(actions, content, project_id="wine")
+        assert first.dataset_id.partition("@")[0] in problem.value.hint
+    assert {row.project_id for row in inventory.list_versions(actions.lab, "iris")} == {"iris-flowers"}
+    assert actions.change_dataset("iris@v2", DatasetFields(project_id="wine", tags=["x"])).project_id == "wine"
+    versions = inventory.list_versions(actions.lab, "iris")
+    assert [(row.version, row.project_id, list(row.tags)) for row in versions] == [
+        (3, "wine", []), (2, "wine", ["x"]), (1, "wine", ["gold"]),
+    ]  # fmt: skip
+    assert add(actions, b"a\n4\n", project_id="wine")[0].version == 4
+    again(actions)
+
+
+def test_a_dataset_of_no_project_is_taken_in_by_one(actions):
+    """Whoever adds to it says which; then it is that project's, with what was there before."""
+    add(actions, b"a\n1\n")
+    assert add(actions, b"a\n1\n", project_id="iris") == (inventory.get_dataset(actions.lab, "iris@v1"), False)
+    assert inventory.get_dataset(actions.lab, "iris@v1").project_id == "iris"
+    before = queries.list_changes(actions.lab).total
+    assert not add(actions, b"a\n1\n")[1]
+    assert queries.list_changes(actions.lab).total == before
+
+
+def test_nothing_is_added_to_a_dataset_whose_project_is_in_the_trash(actions):
+    """It would be in the trash with it, and nobody would see."""
+    add(actions, b"a\n1\n", project_id="iris")
+    actions.trash_project("iris")
+    for content in (b"a\n1\n", b"a\n2\n"):
+        with pytest.raises(ConflictError, match="project 'iris' is in the trash"):
+            add(actions, content)
+    actions.restore_project("iris")
+    assert add(actions, b"a\n2\n")[0].project_id == "iris"
+
+
+def test_whoever_reaches_one_project_is_shown_its_versions_alone(actions):
+    """Stores that were merged may have versions of one name in two projects; neither learns of the other's, or adds to them."""
+    first, _ = add(actions, b"a\n1\n", project_id="iris", description="one")
+    second, _ = add(actions, b"a,b\n2,2\n")
+    moved = events.DatasetVersionChanged(dataset="iris", sha256=second.sha256, project="wine")
+    actions._writer.append(moved, by="ada")
+    actions.lab.refresh()
+    assert inventory.get_dataset(actions.lab, "iris").parent_id == first.dataset_id
+    found = inventory.get_dataset(actions.lab, "iris", only="wine")
+    assert (found.version, found.parent_id, found.schema_changes) == (2, None, [])
+    for only, there in (("iris", [1]), ("wine", [2])):
+        assert [row.version for row in inventory.list_versions(actions.lab, "iris", only=only)] == there
+        assert inventory.list_datasets(actions.lab, DatasetFilter(project_id=only)).rows[0].parent_id is None
+    confined = actions.acting("ci", only="wine")
+    for content, fields in ((b"a\n1\n", {"project_id": "wine"}), (b"a\n3\n", {})):
+        with pytest.raises(ConflictError, match="the name 'iris' is taken"):
+            add(confined, content, **fields)
+    with pytest.raises(ConflictError, match="outside of the project"):
+        confined.change_dataset(second.dataset_id, DatasetFields(name="Mine"))
+    assert confined.change_dataset(second.dataset_id, DatasetFields(description="d")).description == "d"
+    for text in ("iris@v1", first.dataset_id, first.sha256):
+        with pytest.raises(NotFoundError):
+            inventory.get_dataset(actions.lab, text, only="wine")
+    again(actions)
+
+
 def test_a_run_reads_an_exact_version(actions):
     """A name is resolved when the run begins; a filter finds the run by any name of that content."""
     first, _ = add(actions, b"a\n1\n")

@@ -109,9 +109,7 @@ async def _read(request: Request[Any, Any, Any], job: str, given: dict[str, Any]
 
 
 def _validate(request: Request[Any, Any, Any], contents: Contents, text: str) -> None:
-    wanted = inventory.get_dataset(lab_of(request), text)
-    actor(request).check_project("dataset", text, wanted.project_id)
-    inventory.check_fits(wanted, contents)
+    inventory.check_fits(inventory.get_dataset(lab_of(request), text, only=actor(request).project), contents)
 
 
 def _tags(text: str) -> Any:
@@ -136,7 +134,7 @@ def _one(name: str, summary: str, **more: Any) -> dict[str, Any]:
 )
 def get_dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
     """Answer with the version."""
-    return inventory.get_dataset(lab_of(request), dataset_of(request))
+    return inventory.get_dataset(lab_of(request), dataset_of(request), only=actor(request).project)
 
 
 _CHANGE = DatasetFields(description="Fisher's flowers", tags=["gold"])
@@ -216,7 +214,7 @@ async def previewed(request: Request[Any, Any, Any], found: DatasetDetail, given
 )
 def get_versions(request: Request[Any, Any, Any]) -> list[DatasetView]:
     """Answer with the versions."""
-    return inventory.list_versions(lab_of(request), dataset_of(request))
+    return inventory.list_versions(lab_of(request), dataset_of(request), only=actor(request).project)
 
 
 @get(

@@ -179,7 +179,7 @@ _DATASET = _described(examples.DATASET_DETAIL)
 
 def _dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
     """The version of a dataset that a path means, which is not in the trash."""
-    found = inventory.get_dataset(lab_of(request), dataset_of(request))
+    found = inventory.get_dataset(lab_of(request), dataset_of(request), only=actor(request).project)
     there("dataset", found.dataset_id, trashed=found.trashed)
     return found
 

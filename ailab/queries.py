@@ -8,7 +8,6 @@ reach SQL as bound parameters. Nothing here writes.
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +30,7 @@ from .filters import (
     pointer,
     seen_of,
 )
+from .naming import nearest_runs
 from .values import as_json
 from .views import asof
 from .views.points import Points
@@ -451,46 +451,6 @@ def open_artifact(lab: Lab, run_id: str, path: str, *, version: int | None = Non
     return found, blobs.open_blob(lab.store, found.sha256)
 
 
-def nearest_runs(lab: Lab, text: str, *, limit: int = 3) -> list[str]:
-    """Ids of runs whose id or name looks like `text`, best first."""
-    rows = lab.con.execute(
-        """
-        SELECT run_id FROM base.run_table WHERE NOT trashed
-        ORDER BY greatest(jaro_winkler_similarity(run_id, $1), jaro_winkler_similarity(reverse(run_id), reverse($1)),
-                          jaro_winkler_similarity(lower(name), lower($1))) DESC, started_at DESC LIMIT $2
-        """,
-        [text[:200], limit],
-    ).fetchall()
-    return [row[0] for row in rows]
-
-
-def resolve_run(lab: Lab, text: str) -> str:
-    """The id of the run that a person means: its id, `latest`, or a start or end of one id that no other shares.
-
-    Raises:
-        NotFoundError: no run fits, or several do; names them.
-    """
-    if text == "latest":
-        rows = lab.con.execute(
-            "SELECT run_id FROM base.run_table WHERE NOT trashed ORDER BY started_at DESC, run_id DESC LIMIT 1"
-        ).fetchall()
-    else:
-        rows = lab.con.execute("SELECT run_id FROM base.run_table WHERE run_id = ?", [text]).fetchall()
-    if not rows and len(text) >= 4:  # noqa: PLR2004  (fewer characters name nobody on purpose)
-        rows = lab.con.execute(
-            "SELECT run_id FROM base.run_table WHERE starts_with(lower(run_id), $1) OR ends_with(lower(run_id), $1) "
-            "ORDER BY run_id LIMIT 4",
-            [text.lower()],
-        ).fetchall()
-    if len(rows) == 1:
-        return str(rows[0][0])
-    if rows:
-        raise NotFoundError(
-            "run", text, nearest=[row[0] for row in rows], hint=f"several runs fit: {', '.join(row[0] for row in rows)}"
-        )
-    raise NotFoundError("run", text, nearest=nearest_runs(lab, text))
-
-
 def leaderboard(  # the filters of its route
     lab: Lab,
     metric_name: str,
@@ -563,15 +523,6 @@ def _best_first(lab: Lab, metric_name: str) -> Literal["asc", "desc"]:
         return "asc" if described[0][0] == "min" else "desc"
     words = "".join(c if c.isalnum() else " " for c in metric_name.lower()).split()
     return "asc" if _SMALLER_IS_BETTER.intersection(words) else "desc"
-
-
-def known_metrics(lab: Lab) -> list[str]:
-    """Names of all final metrics of runs that are not in the trash, the most used first."""
-    uses: Counter[str] = Counter()
-    for (table, key, _), count in lab.keys.items():
-        if table == "metrics" and count > 0:
-            uses[key] += count
-    return sorted(uses, key=lambda key: (-uses[key], key))
 
 
 def compare_runs(lab: Lab, run_ids: Sequence[str]) -> RunComparison:

@@ -103,15 +103,21 @@ def serve(call: Call, host: str, port: int | None, reload: bool, token_file: str
     """Serve pages and the HTTP API until Ctrl-C.
 
     Its address is printed once it answers; with --json as {"url": …}. On loopback nobody needs a token; off it everybody does.
+    It answers to its addresses; other names that it is to answer to stand in AILAB_ALLOWED_HOSTS, such as lab.example.
     """
     _serve(call, host=host, port=port, reload=reload, token_file=token_file)
 
 
 def _serve(call: Call, *, host: str, port: int | None, reload: bool, token_file: str | None = None) -> None:
     from ailab_api.app import serve as start
+    from ailab_api.app import told_elsewhere
+
+    from . import settings
 
     def announce(url: str) -> None:
         click.echo(msgspec.json.encode(Serving(url=url)) if call.json else url)
+        for line in told_elsewhere(host, url, settings.load(dir=call.dir)):
+            say(line)
 
     start(host=host, port=port, dir=call.dir, reload=reload, token_file=token_file, announce=announce)
 

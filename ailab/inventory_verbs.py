@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import UNSET
 
-from .calling import Call, Noun, Verb, counted, say
+from .calling import Call, Noun, Verb, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -533,7 +533,7 @@ def token(ctx: click.Context) -> None:
 @_verb("ailab token create --role writer --name ci", "ailab token create --role reader --project iris",
        calls="actions.Actions.create_token", of=token, name="create")  # fmt: skip
 @click.option("--role", type=click.Choice(["reader", "writer", "admin"]), required=True, help="What it may.")
-@click.option("--name", default="", help="Who has it; changes made with it carry this name.")
+@click.option("--name", default="", help="Who has it, no two at once; changes made with it carry this name.")
 @click.option("--project", help="The only project that it reaches.")
 @click.pass_obj
 def create_token(call: Call, role: str, name: str, project: str | None) -> None:
@@ -550,10 +550,11 @@ def create_token(call: Call, role: str, name: str, project: str | None) -> None:
 @click.argument("name", metavar="TOKEN")
 @click.pass_obj
 def revoke_token(call: Call, name: str) -> None:
-    """Let an access token count no more, for good; TOKEN is its id or name."""
+    """Let an access token count no more, for good; TOKEN is its name, or its id, which `ailab token` lists."""
     from . import inventory_drawn
 
     with _acting(call) as actions:
         found = actions.revoke_token(name)
+        is_new = actions.appended.total() > 0
     call.answer(found, lambda _terminal, screen: inventory_drawn.tokens(screen, [found]))
-    say(f"{counted(1, 'token')} revoked")
+    say("revoked" if is_new else "it was revoked before; nothing is changed")

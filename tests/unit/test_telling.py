@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import ailab
-from ailab import cli
+from ailab import cli, events, journal, store
 
 NOTHING = "nothing is changed\n"
 
@@ -95,3 +95,37 @@ def test_a_tag_that_is_not_there_is_not_removed(told):
     told("tag run-a new")
     assert told("tag run-a --remove odl --remove new")[1] == "note: no tag 'odl' to remove; the run has new, old\n"
     assert told("tag run-a --remove old")[1] == ""
+
+
+# -- tokens ------------------------------------------------------------------------------------------------------------
+
+
+def created(told, line):
+    """The id of a token that a verb made."""
+    return json.loads(told(f"token create {line} --json")[0])["token"]["token"]
+
+
+def test_a_name_is_of_one_token(told):
+    """A second one of the name is refused with the id of the first; once that counts no more, the name is free."""
+    first = created(told, "--role writer --name ci")
+    said = told("token create --role reader --name ci", code=1)
+    assert said == ("", f"error: name 'ci' is taken by a token\nhint: choose another name, or revoke the token {first} first\n")
+    assert told("token revoke ci")[1] == "revoked\n"
+    assert told("token revoke ci")[1] == f"it was revoked before; {NOTHING}"
+    second = created(told, "--role writer --name ci")
+    assert told("token revoke ci --json")[0].startswith(f'{{"token":"{second}"')
+    assert told("token revoke cli", code=1)[1] == "error: no token 'cli'\nhint: no token counts\n"
+    created(told, "--role reader")
+    created(told, "--role reader")
+
+
+def test_tokens_of_one_name_are_revoked_by_their_ids(told, store_dir):
+    """A store of before has two of a name: the name alone says whose ids are to be told apart, and each id does."""
+    writer = journal.Writer(store.open_store(str(store_dir), create=False), via="cli", strict=True)
+    for token in ("0a0a0a0a0a0a", "0b0b0b0b0b0b"):
+        writer.append(events.TokenCreated(token=token, sha256=token[:2] * 32, role="writer", name="ci"))
+    writer.seal()
+    said, _, ids = told("token revoke ci", code=1)[1].strip().partition("\nhint: revoke one by its id: ")
+    assert (said, sorted(ids.split(", "))) == ("error: 2 tokens have the name 'ci'", ["0a0a0a0a0a0a", "0b0b0b0b0b0b"])
+    assert told("token revoke 0b0b0b0b0b0b")[1] == "revoked\n"
+    assert json.loads(told("token revoke ci --json")[0])["token"] == "0a0a0a0a0a0a"

@@ -440,15 +440,29 @@ def open_artifact(lab: Lab, run_id: str, path: str, *, version: int | None = Non
     Raises:
         NotFoundError: there is no such run, file, or its bytes are not in this store; says where those of a reference lie.
     """
-    files = [a for a in list_artifacts(lab, run_id) if not a.trashed]
-    found = next((a for a in files if a.path == path and version in {None, a.version}), None)
+    every = list_artifacts(lab, run_id)
+    found = next((a for a in every if a.path == path and version in {None, a.version} and not a.trashed), None)
     if found is None:
-        near = difflib.get_close_matches(path, [a.path for a in files], n=3, cutoff=0.3)
-        raise NotFoundError("artifact", path, nearest=near)
+        raise _no_artifact(path, version, every)
     if found.reference:  # also where a blob has its digest: who only names a digest is not given what is behind it
         where = f"lay at {found.location} when it was logged" if found.location else "were never here"
         raise NotFoundError("copy of artifact", path, hint=f"it is a reference: its bytes {where}")
     return found, blobs.open_blob(lab.store, found.sha256)
+
+
+def _no_artifact(path: str, version: int | None, files: Sequence[ArtifactFile]) -> NotFoundError:
+    """What is said of a file that is not there: that its path is in the trash, its newest version, or what looks like it."""
+    newest = next((a for a in files if a.path == path), None)
+    if newest is not None:
+        what = "artifact" if version is None else f"version {version} of"
+        return NotFoundError(what, path, nearest=[path], hint=newest_of(path, newest.version, trashed=newest.trashed))
+    paths = list(dict.fromkeys(a.path for a in files if not a.trashed))
+    return NotFoundError("artifact", path, nearest=difflib.get_close_matches(path, paths, n=3, cutoff=0.3))
+
+
+def newest_of(name: str, version: int, *, trashed: bool = False) -> str:
+    """The hint where another version of something is meant than there is."""
+    return f"the newest version of {name!r} is v{version}" + (", in the trash" if trashed else "")
 
 
 def leaderboard(  # the filters of its route

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from . import artifacts, blobs, events, inventory, queries, values
+from . import artifacts, blobs, events, inventory, naming, queries, values
 from .bodies import (
     BATCH_MAX,
     ROLES,
@@ -596,11 +596,12 @@ class Actions:
     # -- tokens ------------------------------------------------------------------------------------------------------
 
     def create_token(self, new: NewToken) -> CreatedToken:
-        """Make an access token.
+        """Make an access token; without a name it gets one of its own.
 
         Raises:
             RejectedError: it is no role.
             NotFoundError: there is no such project.
+            ConflictError: a token that counts has the name.
         """
         if new.role not in ROLES:
             raise RejectedError(f"role {new.role[:40]!r} is not allowed", key="role", hint=f"allowed: {', '.join(ROLES)}")
@@ -609,27 +610,36 @@ class Actions:
         if project is not None and new.role == "admin":
             raise RejectedError("an admin is not limited to a project", key="project_id", hint="allowed roles: reader, writer")
         text, token = TOKEN_PREFIX + secrets.token_urlsafe(32), secrets.token_hex(6)
-        created = events.TokenCreated(
-            token=token, sha256=token_digest(text), role=new.role, name=as_name(new.name, "name") or f"{new.role}-{token[:4]}",
-            project=project,
-        )  # fmt: skip
+        name = as_name(new.name, "name") or f"{new.role}-{token}"
+        taken = [one.token for one in inventory.list_tokens(self.lab) if name in {one.token, one.name} and not one.revoked_at]
+        if taken:
+            hint = f"choose another name, or revoke the token {taken[0]} first"
+            raise ConflictError(f"name {name!r} is taken by a token", where="name", nearest=taken, hint=hint)
+        created = events.TokenCreated(token=token, sha256=token_digest(text), role=new.role, name=name, project=project)
         self._write_about([created], "token", token)
         return CreatedToken(text=text, token=next(one for one in inventory.list_tokens(self.lab) if one.token == token))
 
     def revoke_token(self, token: str) -> TokenView:
-        """Let an access token count no more, for good.
+        """Let an access token count no more, for good; one that was revoked before stays so.
 
         Args:
             token: its id, or a name that only one token that counts has.
 
         Raises:
-            NotFoundError: there is none, or several have the name.
+            NotFoundError: there is none.
+            ConflictError: several that count have the name; names their ids.
         """
         self.lab.refresh()
         known = inventory.list_tokens(self.lab)
-        found = [one for one in known if one.token == token] or [one for one in known if one.name == token and not one.revoked_at]
-        if len(found) != 1:
-            raise NotFoundError("token", token, nearest=[one.token for one in found or known][:5])
+        named = [one for one in known if one.name == token]
+        found = [one for one in known if one.token == token] or [one for one in named if not one.revoked_at] or named[:1]
+        if not found:
+            near = naming.near(token, [one.name for one in known if not one.revoked_at])
+            raise NotFoundError("token", token, nearest=near, hint="" if near else "no token counts")
+        if len(found) > 1:
+            ids = [one.token for one in found]
+            hint = f"revoke one by its id: {', '.join(ids)}"
+            raise ConflictError(f"{len(ids)} tokens have the name {token!r}", where="name", nearest=ids, hint=hint)
         if found[0].revoked_at is None:
             self._write_about([events.TokenRevoked(token=found[0].token)], "token", found[0].token)
         return next(one for one in inventory.list_tokens(self.lab) if one.token == found[0].token)

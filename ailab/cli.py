@@ -34,7 +34,6 @@ LIMIT_MAX = 1000
 POINTS_MAX = 100_000
 """Points of a run that are read one by one; of more, each metric is thinned out, its minima and maxima kept."""
 THINNED = 2000
-NEAREST = 3
 
 
 def _given_or_stdin(text: str) -> str:
@@ -104,15 +103,21 @@ def serve(call: Call, host: str, port: int | None, reload: bool, token_file: str
     """Serve pages and the HTTP API until Ctrl-C.
 
     Its address is printed once it answers; with --json as {"url": …}. On loopback nobody needs a token; off it everybody does.
+    It answers to its addresses; other names that it is to answer to stand in AILAB_ALLOWED_HOSTS, such as lab.example.
     """
     _serve(call, host=host, port=port, reload=reload, token_file=token_file)
 
 
 def _serve(call: Call, *, host: str, port: int | None, reload: bool, token_file: str | None = None) -> None:
     from ailab_api.app import serve as start
+    from ailab_api.app import told_elsewhere
+
+    from . import settings
 
     def announce(url: str) -> None:
         click.echo(msgspec.json.encode(Serving(url=url)) if call.json else url)
+        for line in told_elsewhere(host, url, settings.load(dir=call.dir)):
+            say(line)
 
     start(host=host, port=port, dir=call.dir, reload=reload, token_file=token_file, announce=announce)
 
@@ -226,14 +231,14 @@ def show(call: Call, /, run: str, keys: tuple[str, ...], **parts: bool) -> None:
     RUN is an id, a start or an end of one that no other run shares, or `latest`. With --json, --metrics prints the points,
     --artifacts the files, --console the lines and --system the figures; without them the answer is the whole run.
     """
-    from . import queries, telemetry
+    from . import naming, queries, telemetry
 
     if keys and not parts["metrics"]:
         raise click.UsageError(f"{keys[0]!r} is one word too many; names of metrics need --metrics")
     if call.json and sum(parts[name] for name in ("metrics", "artifacts", "console", "system")) > 1:
         raise click.UsageError("--json gives one answer: --metrics, --artifacts, --console or --system")
     with call.lab() as lab:
-        found = queries.get_run(lab, queries.resolve_run(lab, run))
+        found = queries.get_run(lab, naming.resolve_run(lab, run))
         if call.json and parts["artifacts"]:
             call.answer(queries.list_artifacts(lab, found.run_id))
         elif call.json and parts["metrics"]:
@@ -335,19 +340,12 @@ def _print_metrics(lab: Lab, screen: Screen, run: queries.RunDetail, keys: Seque
 
 def _check_keys(run: queries.RunDetail, keys: Sequence[str], names: Sequence[str]) -> None:
     """Raise NotFoundError for a metric that the run does not have."""
+    from . import naming
+
     known = [*names, *run.final_metrics]
     for key in keys:
         if key not in known:
-            raise NotFoundError("metric", key, nearest=_close(key, list(dict.fromkeys(known))))
-
-
-def _close(name: str, known: list[str]) -> list[str]:
-    """Known names that look like `name`, best first; where none does, the first of them."""
-    import difflib
-
-    lower = {text.lower(): text for text in reversed(known)}
-    near = [lower[found] for found in difflib.get_close_matches(name.lower(), list(lower), n=NEAREST, cutoff=0.4)]
-    return near or known[:NEAREST]
+            raise NotFoundError("metric", key, nearest=naming.near(key, list(dict.fromkeys(known))))
 
 
 def _by_key(rows: Sequence[queries.MetricPoint]) -> dict[str, tuple[list[int], list[float]]]:
@@ -389,10 +387,10 @@ def compare(call: Call, run_ids: tuple[str, ...], everything: bool) -> None:  # 
     `*` marks the best value of a metric; behind it is the change from the first run. Curves of one metric have one scale.
     RUN is an id, a start or an end of one that no other run shares, or `latest`.
     """
-    from . import queries
+    from . import naming, queries
 
     with call.lab() as lab:
-        found = queries.compare_runs(lab, [queries.resolve_run(lab, run) for run in run_ids])
+        found = queries.compare_runs(lab, [naming.resolve_run(lab, run) for run in run_ids])
         if len(found.runs) < 2:  # noqa: PLR2004
             raise click.UsageError("compare takes two different runs or more")
         call.answer(found, lambda terminal, screen: _draw_comparison(lab, found, terminal, screen, everything=everything))
@@ -427,15 +425,15 @@ def _draw_comparison(lab: Lab, found: queries.RunComparison, terminal: Any, scre
 @click.pass_obj
 def top(call: Call, /, metric: str, project: str | None, **options: Any) -> None:
     """Rank runs by a metric, best first."""
-    from . import events, queries
+    from . import events, naming, queries
 
     with call.lab() as lab:
         rows = queries.leaderboard(lab, metric, project_id=project and events.project_id(project), **options)
         if not rows:
-            known = queries.known_metrics(lab)
+            known = naming.known_metrics(lab)
             if metric not in known:
                 raise NotFoundError(
-                    "metric", metric, nearest=_close(metric, known), hint="" if known else "no run has a final metric yet"
+                    "metric", metric, nearest=naming.near(metric, known), hint="" if known else "no run has a final metric yet"
                 )
             say("no runs that the filters keep have this metric")
     if rows or call.json:
@@ -487,16 +485,27 @@ def tag(call: Call, run: str, tags: tuple[str, ...], remove: tuple[str, ...]) ->
     for text in tags:
         key, equals, value = text.partition("=")
         chosen[key] = value if equals else None
-    _act(call, run, lambda actions, run_id: actions.tag(run_id, chosen, remove=remove))
+    _act(call, run, lambda actions, run_id: _retag(actions, run_id, chosen, remove))
+
+
+def _retag(actions: Any, run_id: str, chosen: dict[str, str | None], remove: Sequence[str]) -> queries.RunDetail:
+    """Set and remove tags; what cannot be removed, because it is not there, is said."""
+    from . import queries
+
+    there = queries.get_run(actions.lab, run_id).tags
+    if absent := [key for key in remove if key not in there]:
+        say(f"note: no tag {', '.join(map(repr, absent))} to remove; the run has {', '.join(there) or 'none'}")
+    found: queries.RunDetail = actions.tag(run_id, chosen, remove=[key for key in remove if key in there])
+    return found
 
 
 def _act(call: Call, run: str, act: Callable[[Any, str], queries.RunDetail]) -> None:
-    from . import queries
+    from . import naming
     from .actions import Actions
     from .capture import user_name
 
     with call.lab() as lab, Actions(lab, via="cli", by=user_name()) as actions:
-        found = act(actions, queries.resolve_run(lab, run))
+        found = act(actions, naming.resolve_run(lab, run))
     call.answer(found, lambda terminal, screen: terminal.acted(screen, found))
 
 
@@ -510,10 +519,10 @@ def changes(call: Call, run: str | None, limit: int) -> None:
     Newest first, with the value before and after.
         RUN is an id, a start or an end of one that no other run shares, or `latest`; without it, of all runs and projects.
     """
-    from . import queries
+    from . import naming, queries
 
     with call.lab() as lab:
-        run_id = None if run is None else queries.resolve_run(lab, run)
+        run_id = None if run is None else naming.resolve_run(lab, run)
         page = queries.list_changes(lab, run_id=run_id, limit=limit)
     if page.rows or call.json:
         call.answer(page.rows, lambda terminal, screen: terminal.changes(screen, page.rows))

@@ -27,7 +27,10 @@ SECONDS = 600.0
 MEMORY = 2 << 30
 """Bytes that a job may have in memory."""
 LOOK_S = 0.02
-_NO_TERMINAL = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+APART: dict[str, Any] = {
+    "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True,
+}  # fmt: skip
+"""How such a process is started: nothing is shared with a terminal, whose Ctrl-C is for the caller, who ends it in order."""
 
 
 class _Answer(msgspec.Struct):
@@ -54,7 +57,7 @@ def call(
     Raises:
         RejectedError: the job refuses what it was given, took too long or too much memory, or died.
     """
-    process = subprocess.Popen([sys.executable, "-P", "-m", __name__, job], **_NO_TERMINAL, env=environment())  # type: ignore[call-overload]
+    process = subprocess.Popen([sys.executable, "-P", "-m", __name__, job], **APART, env=environment())
     with Watch(process.pid, seconds=seconds, memory=memory, kill=process.kill, given_up=given_up) as watch:
         out, err = process.communicate(msgspec.json.encode(given))
     if watch.verdict:

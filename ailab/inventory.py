@@ -15,7 +15,7 @@ from . import blobs, columns, datasets
 from .columns import Column, Difference
 from .errors import ConflictError, FilterError, NotFoundError
 from .filters import LIMIT_DEFAULT, LIMIT_MAX, parse_count, pointer
-from .queries import Page, stamp
+from .queries import Page, newest_of, stamp
 from .views.rows import project_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .views import Lab
 
 PREVIEW_MAX = 100
-_SEVERAL = "several fit"
 _REFERENCE = re.compile(r"(?:(?P<name>.+)@)?(?:v(?P<version>[0-9]{1,9})|(?P<latest>latest)|sha256:(?P<digest>[0-9a-f]{8,64}))")
 
 
@@ -288,13 +287,30 @@ def find_dataset(lab: Lab, text: str, *, before: datetime | None = None, only: s
     if rows and (len(datasets_found) == 1 or len({row[1] for row in exact}) == 1) and (digest is None or len(exact) == 1):
         return str(exact[0][0])
     if rows:
-        raise NotFoundError("dataset", text, nearest=[row[0] for row in rows[:4]], hint=_SEVERAL)
-    likeness = "jaro_winkler_similarity(lower(name), lower(?))"
-    near = lab.rows(
-        f"SELECT DISTINCT name, {likeness} AS likeness FROM base.dataset_table ORDER BY likeness DESC LIMIT 3",  # noqa: S608
-        [(name or text)[:200]],
+        ids = [row[0] for row in rows[:4]]
+        raise NotFoundError("single version", text, nearest=ids, hint=f"several fit: {', '.join(ids)}")
+    raise _not_found(lab, text, name, only)
+
+
+def _not_found(lab: Lab, text: str, name: str | None, only: str | None) -> NotFoundError:
+    """What is said of a text that means no version: which one of its name is the newest, or which names look like it."""
+    known = lab.rows(
+        "SELECT d.name, max(d.version), bool_and(d.own_trashed OR coalesce(p.trashed, false)) FROM base.dataset_table d "
+        "LEFT JOIN base.project_table p ON p.project_id = d.project_id "
+        "WHERE (d.dataset = $1 OR d.name = $2) AND ($3 IS NULL OR d.project_id = $3) "
+        "GROUP BY d.dataset, d.name ORDER BY 2 DESC LIMIT 1",
+        [project_of(name or ""), name, only],
     )
-    raise NotFoundError("dataset", text, nearest=[row[0] for row in near])
+    if known:
+        label, newest, all_trashed = known[0]
+        return NotFoundError("version", text, nearest=[f"{label}@v{newest}"], hint=newest_of(label, newest, trashed=all_trashed))
+    likeness = "jaro_winkler_similarity(lower(name), lower($1))"
+    near = lab.rows(
+        f"SELECT DISTINCT name, {likeness} AS likeness FROM base.dataset_table "  # noqa: S608  (fixed fragments)
+        "WHERE $2 IS NULL OR project_id = $2 ORDER BY likeness DESC LIMIT 3",
+        [(name or text)[:200], only],
+    )
+    return NotFoundError("dataset", text, nearest=[row[0] for row in near])
 
 
 def find_content(lab: Lab, text: str, *, before: datetime) -> tuple[str, str] | None:
@@ -308,17 +324,9 @@ def find_content(lab: Lab, text: str, *, before: datetime) -> tuple[str, str] | 
     except FilterError:
         return None
     except NotFoundError as problem:
-        if problem.hint == _SEVERAL:
-            hint = f"{_SEVERAL}: {', '.join(problem.nearest)}"
-            raise NotFoundError("single version", text, nearest=problem.nearest, hint=hint) from None
-        found = _REFERENCE.fullmatch(text)
-        name = None if found is None else found["name"]
-        newest = lab.rows(
-            "SELECT max(version) FROM base.dataset_table WHERE dataset = ? OR name = ?", [project_of(name or ""), name]
-        )[0][0]
-        if newest is None:
+        if problem.what == "dataset" or (problem.what == "version" and _REFERENCE.fullmatch(text) is None):
             return None
-        raise NotFoundError("such version", text, hint=f"the newest version of {name!r} is v{newest}") from None
+        raise
     return dataset, sha256
 
 

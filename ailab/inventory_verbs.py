@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import UNSET
 
-from .calling import Call, Noun, Verb, counted, say
+from .calling import Call, Noun, Verb, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,9 +64,9 @@ def _acting(call: Call, *, create: bool = False) -> AbstractContextManager[Actio
 
 
 def _run(actions: Actions, run: str) -> str:
-    from . import queries
+    from . import naming
 
-    return queries.resolve_run(actions.lab, run)
+    return naming.resolve_run(actions.lab, run)
 
 
 def _answer_run(call: Call, found: RunDetail) -> None:
@@ -292,13 +292,13 @@ def _write(content: Any, path: str, *, force: bool) -> None:
 @click.pass_obj
 def artifacts(call: Call, /, run: str, added: str | None, wanted: str | None, **given: Any) -> None:
     """Show the files of a run, add or get one."""
-    from . import inventory_drawn, queries
+    from . import inventory_drawn, naming, queries
 
     if added is not None:
         _add_artifact(call, run, added, **given)
         return
     with call.lab() as lab:
-        run_id = queries.resolve_run(lab, run)
+        run_id = naming.resolve_run(lab, run)
         if wanted is not None:
             found, content = queries.open_artifact(lab, run_id, wanted)
             with content:
@@ -360,10 +360,36 @@ def _put(call: Call, *, on: bool, run: str | None, artifact: str | None, project
             found = actions.trash_artifact(_run(actions, str(run)), artifact, on=on)
             call.answer(found, lambda terminal, screen: terminal.artifacts(screen, [found]))
         else:
-            run_id = _run(actions, str(run))
-            found = actions.trash_run(run_id) if on else actions.restore_run(run_id)
+            wanted = str(run)
+            found = actions.trash_run(_run(actions, wanted)) if on else actions.restore_run(_trashed(actions, wanted))
             _answer_run(call, found)
-    say("in the trash; `ailab restore` takes it out again" if on else "out of the trash")
+        is_new = actions.appended.total() > 0
+    if on:
+        named = _named_again(found, run=run, artifact=artifact, project=project, dataset=dataset)
+        say(
+            f"in the trash; `ailab restore {named}` takes it out again"
+            if is_new
+            else "it was in the trash before; nothing is changed"
+        )
+    else:
+        say("out of the trash" if is_new else "it is not in the trash; nothing is changed")
+
+
+def _trashed(actions: Actions, run: str) -> str:
+    from . import naming
+
+    return naming.resolve_trashed_run(actions.lab, run)
+
+
+def _named_again(found: Any, *, run: str | None, artifact: str | None, project: str | None, dataset: str | None) -> str:
+    """The words that name to `ailab restore` what was put in the trash; `latest` would mean another run then."""
+    import shlex
+
+    if project is not None:
+        return f"--project {shlex.quote(found.project_id)}"
+    if dataset is not None:
+        return f"--dataset {shlex.quote(f'{found.name}@v{found.version}')}"
+    return f"{run} --artifact {shlex.quote(artifact)}" if artifact is not None else str(found.run_id)
 
 
 @_verb("ailab trash latest", "ailab trash latest --artifact model.joblib", "ailab trash --project iris",
@@ -372,16 +398,22 @@ def _put(call: Call, *, on: bool, run: str | None, artifact: str | None, project
 @_what
 @click.pass_obj
 def trash(call: Call, /, **what: Any) -> None:
-    """Put something in the trash; nothing is lost."""
+    """Put something in the trash; nothing is lost.
+
+    RUN is an id, a start or an end of one that no other run shares, or `latest`: the newest that is not there yet.
+    """
     _put(call, on=True, **what)
 
 
-@_verb("ailab restore 9y3kf2ab", "ailab restore --project iris",
+@_verb("ailab restore latest", "ailab restore 9y3kf2ab", "ailab restore --project iris",
        calls="actions.Actions.restore_run, trash_artifact, restore_project, trash_dataset")  # fmt: skip
 @_what
 @click.pass_obj
 def restore(call: Call, /, **what: Any) -> None:
-    """Take something out of the trash."""
+    """Take something out of the trash.
+
+    RUN is an id, a start or an end of one that no other run shares, or `latest`: the one that was put there last.
+    """
     _put(call, on=False, **what)
 
 
@@ -393,8 +425,12 @@ def protect(call: Call, run: str, off: bool) -> None:  # noqa: FBT001
     """Keep a run, and its project, out of the trash."""
     with _acting(call) as actions:
         found = actions.protect_run(_run(actions, run), on=not off)
+        is_new = actions.appended.total() > 0
     _answer_run(call, found)
-    say("protected" if found.protected else "not protected")
+    if is_new:
+        say("not protected any more" if off else "protected")
+    else:
+        say(f"it was {'not ' if off else ''}protected before; nothing is changed")
 
 
 @_verb('ailab rename latest "svm, scaled"', 'ailab rename --project iris "Iris flowers"',
@@ -497,7 +533,7 @@ def token(ctx: click.Context) -> None:
 @_verb("ailab token create --role writer --name ci", "ailab token create --role reader --project iris",
        calls="actions.Actions.create_token", of=token, name="create")  # fmt: skip
 @click.option("--role", type=click.Choice(["reader", "writer", "admin"]), required=True, help="What it may.")
-@click.option("--name", default="", help="Who has it; changes made with it carry this name.")
+@click.option("--name", default="", help="Who has it, no two at once; changes made with it carry this name.")
 @click.option("--project", help="The only project that it reaches.")
 @click.pass_obj
 def create_token(call: Call, role: str, name: str, project: str | None) -> None:
@@ -514,10 +550,11 @@ def create_token(call: Call, role: str, name: str, project: str | None) -> None:
 @click.argument("name", metavar="TOKEN")
 @click.pass_obj
 def revoke_token(call: Call, name: str) -> None:
-    """Let an access token count no more, for good; TOKEN is its id or name."""
+    """Let an access token count no more, for good; TOKEN is its name, or its id, which `ailab token` lists."""
     from . import inventory_drawn
 
     with _acting(call) as actions:
         found = actions.revoke_token(name)
+        is_new = actions.appended.total() > 0
     call.answer(found, lambda _terminal, screen: inventory_drawn.tokens(screen, [found]))
-    say(f"{counted(1, 'token')} revoked")
+    say("revoked" if is_new else "it was revoked before; nothing is changed")

@@ -8,7 +8,6 @@ reach SQL as bound parameters. Nothing here writes.
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +30,7 @@ from .filters import (
     pointer,
     seen_of,
 )
+from .naming import nearest_runs
 from .values import as_json
 from .views import asof
 from .views.points import Points
@@ -440,55 +440,29 @@ def open_artifact(lab: Lab, run_id: str, path: str, *, version: int | None = Non
     Raises:
         NotFoundError: there is no such run, file, or its bytes are not in this store; says where those of a reference lie.
     """
-    files = [a for a in list_artifacts(lab, run_id) if not a.trashed]
-    found = next((a for a in files if a.path == path and version in {None, a.version}), None)
+    every = list_artifacts(lab, run_id)
+    found = next((a for a in every if a.path == path and version in {None, a.version} and not a.trashed), None)
     if found is None:
-        near = difflib.get_close_matches(path, [a.path for a in files], n=3, cutoff=0.3)
-        raise NotFoundError("artifact", path, nearest=near)
+        raise _no_artifact(path, version, every)
     if found.reference:  # also where a blob has its digest: who only names a digest is not given what is behind it
         where = f"lay at {found.location} when it was logged" if found.location else "were never here"
         raise NotFoundError("copy of artifact", path, hint=f"it is a reference: its bytes {where}")
     return found, blobs.open_blob(lab.store, found.sha256)
 
 
-def nearest_runs(lab: Lab, text: str, *, limit: int = 3) -> list[str]:
-    """Ids of runs whose id or name looks like `text`, best first."""
-    rows = lab.con.execute(
-        """
-        SELECT run_id FROM base.run_table WHERE NOT trashed
-        ORDER BY greatest(jaro_winkler_similarity(run_id, $1), jaro_winkler_similarity(reverse(run_id), reverse($1)),
-                          jaro_winkler_similarity(lower(name), lower($1))) DESC, started_at DESC LIMIT $2
-        """,
-        [text[:200], limit],
-    ).fetchall()
-    return [row[0] for row in rows]
+def _no_artifact(path: str, version: int | None, files: Sequence[ArtifactFile]) -> NotFoundError:
+    """What is said of a file that is not there: that its path is in the trash, its newest version, or what looks like it."""
+    newest = next((a for a in files if a.path == path), None)
+    if newest is not None:
+        what = "artifact" if version is None else f"version {version} of"
+        return NotFoundError(what, path, nearest=[path], hint=newest_of(path, newest.version, trashed=newest.trashed))
+    paths = list(dict.fromkeys(a.path for a in files if not a.trashed))
+    return NotFoundError("artifact", path, nearest=difflib.get_close_matches(path, paths, n=3, cutoff=0.3))
 
 
-def resolve_run(lab: Lab, text: str) -> str:
-    """The id of the run that a person means: its id, `latest`, or a start or end of one id that no other shares.
-
-    Raises:
-        NotFoundError: no run fits, or several do; names them.
-    """
-    if text == "latest":
-        rows = lab.con.execute(
-            "SELECT run_id FROM base.run_table WHERE NOT trashed ORDER BY started_at DESC, run_id DESC LIMIT 1"
-        ).fetchall()
-    else:
-        rows = lab.con.execute("SELECT run_id FROM base.run_table WHERE run_id = ?", [text]).fetchall()
-    if not rows and len(text) >= 4:  # noqa: PLR2004  (fewer characters name nobody on purpose)
-        rows = lab.con.execute(
-            "SELECT run_id FROM base.run_table WHERE starts_with(lower(run_id), $1) OR ends_with(lower(run_id), $1) "
-            "ORDER BY run_id LIMIT 4",
-            [text.lower()],
-        ).fetchall()
-    if len(rows) == 1:
-        return str(rows[0][0])
-    if rows:
-        raise NotFoundError(
-            "run", text, nearest=[row[0] for row in rows], hint=f"several runs fit: {', '.join(row[0] for row in rows)}"
-        )
-    raise NotFoundError("run", text, nearest=nearest_runs(lab, text))
+def newest_of(name: str, version: int, *, trashed: bool = False) -> str:
+    """The hint where another version of something is meant than there is."""
+    return f"the newest version of {name!r} is v{version}" + (", in the trash" if trashed else "")
 
 
 def leaderboard(  # the filters of its route
@@ -563,15 +537,6 @@ def _best_first(lab: Lab, metric_name: str) -> Literal["asc", "desc"]:
         return "asc" if described[0][0] == "min" else "desc"
     words = "".join(c if c.isalnum() else " " for c in metric_name.lower()).split()
     return "asc" if _SMALLER_IS_BETTER.intersection(words) else "desc"
-
-
-def known_metrics(lab: Lab) -> list[str]:
-    """Names of all final metrics of runs that are not in the trash, the most used first."""
-    uses: Counter[str] = Counter()
-    for (table, key, _), count in lab.keys.items():
-        if table == "metrics" and count > 0:
-            uses[key] += count
-    return sorted(uses, key=lambda key: (-uses[key], key))
 
 
 def compare_runs(lab: Lab, run_ids: Sequence[str]) -> RunComparison:

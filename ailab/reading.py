@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import inventory, queries
+from . import inventory, naming, queries
 from .actions import Actions
 from .filters import RunFilter
 from .recorder import active_run
@@ -47,7 +47,7 @@ def get_run(run_id: str, *, dir: str | os.PathLike[str] | None = None) -> Record
         NotFoundError: there is no such run; names the nearest ids.
     """
     with borrow(dir) as lab:
-        detail = queries.get_run(lab, queries.resolve_run(lab, run_id))
+        detail = queries.get_run(lab, naming.resolve_run(lab, run_id))
         return RecordedRun(**{f: getattr(detail, f) for f in queries.RunDetail.__struct_fields__}, store=lab.store.path)
 
 
@@ -72,9 +72,7 @@ def compare_runs(run_ids: Sequence[str], *, dir: str | os.PathLike[str] | None =
     Raises:
         NotFoundError: one of them is not there.
     """
-    found: queries.RunComparison = _ask(
-        dir, lambda lab: queries.compare_runs(lab, [queries.resolve_run(lab, r) for r in run_ids])
-    )
+    found: queries.RunComparison = _ask(dir, lambda lab: queries.compare_runs(lab, [naming.resolve_run(lab, r) for r in run_ids]))
     return found
 
 
@@ -131,4 +129,4 @@ def _act(folder: Any, run_id: str | None, act: Any) -> None:
     from . import capture
 
     with borrow(folder) as lab, Actions(lab, via="sdk", by=capture.user_name()) as actions:
-        act(actions, queries.resolve_run(lab, run_id or "latest"))
+        act(actions, naming.resolve_run(lab, run_id or "latest"))

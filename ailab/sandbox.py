@@ -131,9 +131,8 @@ class Sandbox:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ailab.views.sandbox", self._store],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=confined.environment(),
-            )  # fmt: skip
+                [sys.executable, "-P", "-m", "ailab.views.sandbox", self._store], **confined.APART, env=confined.environment()
+            )
         return self._process
 
     def close(self) -> None:

@@ -197,7 +197,7 @@ def serve(
         dir: the store; by default as for `start_run`, and made where there is none.
         reload: start anew whenever the source of ailab changes.
         token_file: a file that holds one admin token, for a server whose store has none yet.
-        announce: called with the URL once requests are answered.
+        announce: called with the URL once requests are answered; it works on this machine. `told_elsewhere` has those for others.
 
     Raises:
         RefusedError: the host is not loopback, and there is no token.
@@ -216,12 +216,42 @@ def serve(
         )
     store = open_store(place, create=True)
     listener = _listen(address, port)
-    url = f"http://{f'[{address}]' if ':' in address else address}:{listener.getsockname()[1]}"
+    url = _url(_REACHED.get(address, address), listener.getsockname()[1])
     if reload:
         _serve_reloading(listener, store.path, url, admin, rules=rules, announce=announce)
     else:
         _Announcing(create_app(store.path, admin_token=admin), rules, lambda: announce(url)).run(sockets=[listener])
     return url
+
+
+_REACHED = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (where all addresses are listened on, by one of them)
+
+
+def _url(host: str, port: int | None) -> str:
+    shown = f"[{host}]" if ":" in host.strip("[]") else host
+    return f"http://{shown}" if port is None else f"http://{shown}:{port}"
+
+
+def told_elsewhere(host: str, url: str, setting: settings.Settings) -> list[str]:
+    """Lines that say by what other machines reach a server: its addresses, and the names that it is told; none on loopback.
+
+    Args:
+        host: what it was told to listen on.
+        url: where it answers on this machine.
+        setting: has the names that it goes by.
+    """
+    import psutil
+
+    address, port = _address(host), int(url.rpartition(":")[2])
+    if is_loopback(address):
+        return []
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    found = [one.address for some in psutil.net_if_addrs().values() for one in some if one.family == family]
+    mine = [one for one in found if address in _REACHED and not (is_loopback(one) or "%" in one)]
+    names = [_url(name.host.strip("[]"), name.port or port) for name in Rules.load(setting).hosts]
+    others = [*(_url(one, port) for one in sorted(mine)), *names]
+    hint = "hint: other names that it is to answer to stand in AILAB_ALLOWED_HOSTS, such as lab.example"
+    return [*([f"from other machines, with a token: {', '.join(others)}"] if others else []), hint]
 
 
 def _has_token(place: str) -> bool:

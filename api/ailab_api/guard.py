@@ -288,7 +288,7 @@ class Guard:
             return request.problem(400, f"Host {hosts[0][:100]!r} does not parse", where="Host")
         server = request.scope.get("server")
         if not self.rules.allows_host(host) and not (server and is_address(host, str(server[0]))):
-            hint = "a name of this server: localhost, 127.0.0.1, [::1], or one in AILAB_ALLOWED_HOSTS"
+            hint = "allowed: localhost, 127.0.0.1, [::1], the address it is reached at, and names in AILAB_ALLOWED_HOSTS"
             return request.problem(421, f"this server does not go by {hosts[0][:100]!r}", where="Host", hint=hint)
         return None
 

@@ -214,11 +214,12 @@ def environment(**extra):
     return {**kept, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "PYTHONWARNINGS": "error", "AILAB_SILENT": "1", **extra}
 
 
-def launch(folder, *, dir="", port="0", source=SERVER, **env) -> Live:  # noqa: A002  (the word everywhere in ailab)
-    """Start a server in a process of its own, in `folder`; returns once it answers."""
+def launch(folder, *, dir="", port="0", source=SERVER, own_group=False, **env) -> Live:  # noqa: A002  (the word everywhere in ailab)
+    """Start a server in a process of its own, in `folder`; returns once it answers. `own_group`: as a shell does it."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(source), str(dir), str(port)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder, env=environment(**env),
+        start_new_session=own_group,
     )  # fmt: skip
     url = process.stdout.readline().decode().strip()
     if not url:

@@ -133,7 +133,9 @@ def test_a_token_of_one_project_reaches_nothing_else(afar, sends):
             if "{run_id}" in template:
                 answer = afar("iris writer", verb, path.replace("run-a", run), headers, body)
                 assert answer.status == 404, (verb, template)
-    assert [row["run_id"] for row in afar("iris reader", "GET", "/runs").json()] == ["run-b", "run-a"]
+    runs = afar("iris reader", "GET", "/runs").json()
+    assert {"run-a", "run-b"} <= {row["run_id"] for row in runs}
+    assert {row["project"] for row in runs} == {"iris"}
     assert [row["project_id"] for row in afar("iris reader", "GET", "/projects").json()] == ["iris"]
     assert afar("iris reader", "GET", "/runs?project_id=wine").status == 404
     assert afar("iris reader", "GET", "/projects/wine").status == 404
@@ -203,6 +205,10 @@ def test_what_is_near_is_told_to_none_of_one_project(afar):
         verb = "POST" if path.endswith("undo") else "GET"
         found = afar("iris writer", verb, path).json()
         assert (found["status"], found["nearest"], found["hint"]) == (404, [], None), path
+    afar("admin", "POST", "/datasets?file=vats.csv&project_id=wine", CSV, b"a\n8\n")
+    texts = [afar("iris writer", "GET", f"/datasets/{text}").json()["detail"] for text in ("vats@v9", "nobody@v9")]
+    assert texts == ["no dataset 'vats@v9'", "no dataset 'nobody@v9'"]
+    assert afar("reader", "GET", "/datasets/vats@v9").json()["detail"] == "no version 'vats@v9'"
     assert afar("reader", "GET", "/runs/run-d").json()["nearest"]
 
 

@@ -58,7 +58,7 @@ def run(tmp_path, tools):
             env=environment(**{"PATH": f"{tools}:{os.environ['PATH']}", **env}),
         )  # fmt: skip
         started.append(process)
-        url = process.stdout.readline().decode().strip().replace("0.0.0.0", "127.0.0.1")
+        url = process.stdout.readline().decode().strip()
         assert url, process.communicate()[1].decode()
         return Live(process, url)
 
@@ -76,10 +76,51 @@ def token_file(tmp_path):
     return path
 
 
+def has_ipv6():
+    """Whether this machine has an IPv6 loopback."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 def free_port():
     """A port that nobody listens on just now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_every_address_that_is_printed_answers(run, token_file, host):
+    """The first one here without a token, the others with one; what no browser can ask for is not printed."""
+    if host == "::" and not has_ipv6():
+        pytest.skip("no IPv6 here")
+    command = ["ailab", "serve", "--host", host, "--port", str(free_port()), "--token-file", str(token_file)]
+    live = run(command, AILAB_ALLOWED_HOSTS="lab.example,lab.example:8443")
+    port = live.address[1]
+    assert live.url == f"http://{'127.0.0.1' if host == '0.0.0.0' else '[::1]'}:{port}"
+    assert live.get("/whoami").json()["anonymous"]
+    told = live.process.stderr.readline().decode().rstrip("\n")
+    assert b"AILAB_ALLOWED_HOSTS" in live.process.stderr.readline()
+    urls = told.removeprefix("from other machines, with a token: ").split(", ")
+    assert urls[-2:] == [f"http://lab.example:{port}", "http://lab.example:8443"]
+    for url in urls:
+        elsewhere = Live(live.process, url)
+        elsewhere.address = live.address if "lab.example" in url else elsewhere.address
+        assert (elsewhere.get("/whoami").status, elsewhere.ask("GET", "/whoami", BEARER).status) == (401, 200), url
+    assert live.ask("GET", "/health", host=f"{host}:{port}" if host == "0.0.0.0" else f"[{host}]:{port}").status == 421
+
+
+def test_on_loopback_nothing_more_is_said(run):
+    """Nobody else reaches it, so there is nothing to tell."""
+    live = run(["ailab", "serve", "--port", str(free_port())])
+    assert live.get("/health").status == 200
+    live.process.terminate()
+    assert live.process.stderr.read() == b""
 
 
 # -- Docker ------------------------------------------------------------------------------------------------------------
@@ -172,7 +213,9 @@ def test_the_command_and_the_check_of_the_image(run, token_file, tmp_path):
     assert subprocess.run(check, capture_output=True, check=False).returncode == 0
     assert live.ask("GET", "/whoami", {**BEARER, "Via": "x"}).json()["by"] == "token-file"
     assert live.ask("GET", "/runs", {"Via": "x"}).status == 401
-    assert live.end() == (-signal.SIGTERM, "")
+    code, err = live.end()
+    assert code == -signal.SIGTERM
+    assert [line for line in err.splitlines() if not line.startswith(("from other machines", "hint: "))] == []
 
 
 # -- systemd -----------------------------------------------------------------------------------------------------------

@@ -324,11 +324,11 @@ def test_a_bug_is_500_that_says_nothing(start, tmp_path):
     """An exception that no class of ours names: one sentence for the client, the trace for the log alone."""
     source = """
 import os, signal, sys, threading
-from ailab import queries
+from ailab import naming
 from ailab_api.app import serve
 def broken(*given):
     raise ZeroDivisionError(f"secret of {__file__ if '__file__' in globals() else '/etc/passwd'}")
-queries.known_metrics = broken
+naming.known_metrics = broken
 threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
 serve(port=0, dir=sys.argv[1], announce=lambda url: print(url, flush=True))
 """

@@ -303,8 +303,13 @@ def test_the_same_path_again_is_the_next_version(playground, fresh):
     url = f"/artifacts/{fresh}/download/models/m.bin"
     assert playground.get(url).body == b"one"
     assert [playground.get(f"{url}?version={number}").body for number in (1, 2, 3)] == [b"one", b"two", b"one"]
+    absent = playground.get(f"{url}?version=7")
+    assert (absent.status, absent.json()["detail"]) == (404, "no version 7 of 'models/m.bin'")
+    assert (absent.json()["hint"], absent.json()["nearest"]) == ("the newest version of 'models/m.bin' is v3", ["models/m.bin"])
     answer = playground.get(f"/artifacts/{fresh}")
     assert [file["version"] for file in answer.json()] == [3, 2, 1]
+    assert playground.ask("DELETE", url).status == 204
+    assert playground.get(url).json()["hint"] == "the newest version of 'models/m.bin' is v3, in the trash"
     assert (answer.header("x-bytes-logged"), answer.header("x-bytes-kept")) == ("9", "6")
 
 

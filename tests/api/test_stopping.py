@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
 import msgspec
+import psutil
 import pytest
 from live import read_answer, wait_for
 
@@ -152,16 +154,63 @@ def test_an_idle_connection_is_closed(start, lab):
     assert live.end() == (-signal.SIGTERM, "")
 
 
+def asking(live):
+    """A connection on which a query was sent that takes for ever."""
+    connection = live.connect()
+    body = b'{"sql": "select sum(hash(i)) from range(100000000000) t(i)", "seconds": 60}'
+    head = f"POST /sql HTTP/1.1\r\nHost: {live.host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def sandbox(live):
+    """The process that answers SQL, once it does: it has worked for longer than its start takes."""
+    found = [one for one in psutil.Process(live.process.pid).children() if "ailab.views.sandbox" in one.cmdline()]
+    return next((one for one in found if one.cpu_times().user > 5), None)
+
+
 def test_sql_that_takes_longer_is_ended(start, lab):
     """Its process is killed with it, and the server waits for neither."""
     live = start(dir=lab, port=1, source=SERVE)
-    with live.connect() as connection:
-        body = (
-            b'{"sql": "select count(*) from range(1000000000) a, range(1000) b where a.range * b.range % 7 = 3", "seconds": 60}'
-        )
-        head = f"POST /sql HTTP/1.1\r\nHost: {live.host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body)
+    with asking(live) as connection:
         wait_for(lambda: "ailab_sql_processes 1" in live.get("/metrics").text)
         live.process.send_signal(signal.SIGTERM)
         assert read_answer(connection).status == 503
     assert live.end()[0] == -signal.SIGTERM
+
+
+BESIDE = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stderr=subprocess.DEVNULL)
+"""
+
+
+def test_ctrl_c_at_a_terminal_stops_in_order(start, lab):
+    """A terminal interrupts all processes of the server; the query has its time all the same, and is answered 503.
+
+    Control: another child of the server is interrupted with it.
+    """
+    live = start(dir=lab, port=1, source=BESIDE + SERVE, own_group=True)
+    (beside,) = psutil.Process(live.process.pid).children()
+    with asking(live) as connection:
+        wait_for(lambda: sandbox(live), seconds=30)
+        box = sandbox(live)
+        assert os.getpgid(box.pid) == os.getsid(box.pid) == box.pid
+        os.killpg(live.process.pid, signal.SIGINT)
+        wait_for(lambda: refuses(live))
+        wait_for(lambda: not beside.is_running() or beside.status() == psutil.STATUS_ZOMBIE)
+        answer = read_answer(connection)
+        assert (answer.status, answer.json()["detail"]) == (503, "the server stops")
+    live.process.wait(timeout=20)
+    assert (live.process.returncode, box.is_running()) == (0, False)
+
+
+def test_a_killed_server_takes_its_query_along(start, lab):
+    """The process that no terminal reaches does not outlive the server, however that ends."""
+    live = start(dir=lab, port=1, source=SERVE, own_group=True)
+    with asking(live):
+        wait_for(lambda: sandbox(live), seconds=30)
+        box = sandbox(live)
+        live.process.kill()
+        live.process.wait()
+        wait_for(lambda: not box.is_running() or box.status() == psutil.STATUS_ZOMBIE)

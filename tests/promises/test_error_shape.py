@@ -12,7 +12,7 @@ import pytest
 from house import ROOT, sources
 
 import ailab
-from ailab import actions, artifacts, blobs, errors, queries, recorder, segments, settings, store, values, views
+from ailab import actions, artifacts, blobs, errors, naming, queries, recorder, segments, settings, store, values, views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +98,7 @@ def of_questions(where):
     lab = views.open_lab(where)
     with actions.Actions(lab, via="cli") as act:
         yield errors.NotFoundError, lambda: queries.get_run(lab, "known-rum")
-        yield errors.NotFoundError, lambda: queries.resolve_run(lab, "unknown")
+        yield errors.NotFoundError, lambda: naming.resolve_run(lab, "unknown")
         yield errors.NotFoundError, lambda: act.note("unknown", "x")
         yield errors.RejectedError, lambda: act.flag("known-run", "GOOD")
         yield errors.RejectedError, lambda: act.tag("known-run", [""])

@@ -176,7 +176,11 @@ def test_versions_of_a_dataset(actions):
         assert inventory.find_dataset(actions.lab, text) == first.dataset_id
     for text in ("iris", "iris@latest", "iris@v2"):
         assert inventory.find_dataset(actions.lab, text) == second.dataset_id
-    for text in ("iris@v3", "iris@sha256:00000000", "wine", "0" * 64):
+    for text in ("iris@v3", "iris@sha256:00000000"):
+        with pytest.raises(NotFoundError, match=f"no version '{text}'\nhint: the newest version of 'iris' is v2$") as absent:
+            inventory.get_dataset(actions.lab, text)
+        assert absent.value.nearest == ["iris@v2"]
+    for text in ("wine", "0" * 64):
         with pytest.raises(NotFoundError):
             inventory.find_dataset(actions.lab, text)
     with pytest.raises(FilterError):
@@ -202,6 +206,10 @@ def test_a_trashed_version_comes_back_when_it_is_added_again(actions):
     assert (third.version, third.parent_id) == (3, first.dataset_id)
     back, is_new = add(actions, b"a\n2\n")
     assert (is_new, back.version, back.trashed) == (False, 2, False)
+    for number in (1, 2, 3):
+        actions.trash_dataset(f"iris@v{number}")
+    with pytest.raises(NotFoundError, match="no version 'iris'\nhint: the newest version of 'iris' is v3, in the trash"):
+        inventory.get_dataset(actions.lab, "iris")
     again(actions)
 
 

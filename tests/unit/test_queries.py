@@ -8,7 +8,7 @@ import math
 import pytest
 
 import ailab
-from ailab import events, filters, journal, queries
+from ailab import events, filters, journal, naming, queries
 from ailab.errors import FilterError, NotFoundError
 from ailab.views import compact
 
@@ -196,7 +196,7 @@ def test_a_comparison_has_every_key_and_each_run_once_in_the_order_asked(asked):
 
 def test_everything_about_a_run(asked):
     """The fourteen fields of the manifest say the same as the view."""
-    run = queries.get_run(asked, queries.resolve_run(asked, queries.list_runs(asked).rows[1].run_id))
+    run = queries.get_run(asked, naming.resolve_run(asked, queries.list_runs(asked).rows[1].run_id))
     asked.prepare()
     row = asked.con.execute("SELECT * FROM manifests WHERE run_id = ?", [run.run_id]).fetchone()
     fields = (
@@ -223,13 +223,13 @@ def test_everything_about_a_run(asked):
 def test_a_run_is_found_by_a_start_or_an_end_that_no_other_shares(asked):
     run_id = queries.list_runs(asked).rows[0].run_id
     assert (
-        queries.resolve_run(asked, run_id)
-        == queries.resolve_run(asked, run_id[-8:])
-        == queries.resolve_run(asked, "latest")
+        naming.resolve_run(asked, run_id)
+        == naming.resolve_run(asked, run_id[-8:])
+        == naming.resolve_run(asked, "latest")
         == run_id
     )
     with pytest.raises(NotFoundError, match="several runs fit"):
-        queries.resolve_run(asked, run_id[:4])
+        naming.resolve_run(asked, run_id[:4])
     with pytest.raises(NotFoundError) as error:
         queries.get_run(asked, run_id[:-1])
     assert error.value.nearest[0] == run_id

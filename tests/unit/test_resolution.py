@@ -9,7 +9,7 @@ import pytest
 from recorded import detail, payloads
 
 import ailab
-from ailab import blobs, datasets, queries, recorder, resolution, store, views
+from ailab import blobs, datasets, naming, queries, recorder, resolution, store, views
 from ailab.actions import Actions
 from ailab.bodies import DatasetFields
 from ailab.errors import RejectedError
@@ -235,7 +235,7 @@ def test_duckdb_is_loaded_only_where_there_may_be_a_dataset(store_dir, scripts):
     place = store.open_store(str(store_dir), create=False)
     catalogue = views.open_lab(place.path)
     with Actions(catalogue, via="cli") as actions:
-        actions.note(queries.resolve_run(catalogue, "latest"), "a segment of no run")
+        actions.note(naming.resolve_run(catalogue, "latest"), "a segment of no run")
     catalogue.close()
     assert scripts.run(script).stdout == "False\n"
     register(place, "iris", *CONTENTS)

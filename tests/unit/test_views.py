@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ailab
-from ailab import events, journal, queries, store, views
+from ailab import events, journal, naming, queries, store, views
 from ailab.actions import Actions
 from ailab.bodies import ProjectChange
 from ailab.errors import FilterError, StoreError
@@ -184,7 +184,7 @@ def test_a_damaged_line_costs_only_itself(store_dir, con):
     at = raw.index(b'"loss":0.5') + len(b'"loss":0.')
     path.write_bytes(raw[:at] + b"4" + raw[at + 1 :])
     lab = views.open_lab(store_dir)
-    assert [p.key for p in queries.metric_points(lab, queries.resolve_run(lab, "latest")).rows] == ["loss"]
+    assert [p.key for p in queries.metric_points(lab, naming.resolve_run(lab, "latest")).rows] == ["loss"]
     (problem,) = [p for p in lab.tail.problems if p.kind == "bad-checksum"]
     assert (problem.path, problem.line) == (str(path), raw[:at].count(b"\n") + 1)
     lab.close()

@@ -4,7 +4,7 @@ from typing import Any
 
 from litestar import Request, get
 
-from ailab import queries
+from ailab import naming, queries
 from ailab.queries import LeaderboardRow
 
 from .. import examples
@@ -46,7 +46,7 @@ _ASKS = (
 def get_leaderboard(request: Request[Any, Any, Any]) -> list[LeaderboardRow]:
     """Answer with the rows, best first."""
     question, lab = asked(request), lab_of(request)
-    known = ", ".join(queries.known_metrics(lab)[:10])
+    known = ", ".join(naming.known_metrics(lab)[:10])
     return queries.leaderboard(
         lab, question.need("metric_name", f"known metrics: {known or 'none yet'}"), top_k=question.count("top_k", default=10),
         dataset_id=question.one("dataset_id"), has_artifacts=question.switch("has_artifacts"), order=question.one("order"),

@@ -4,7 +4,7 @@ from typing import Any
 
 from litestar import MediaType, Request, Response, get
 
-from ailab import queries
+from ailab import naming, queries
 from ailab.filters import STATUSES, RunFilter
 
 from ..catalogue import catalogue_of, lab_of
@@ -26,7 +26,7 @@ _ASKS = (Ask("metric_name", "The metric of the leaderboard.", "accuracy"),)
 def get_home(request: Request[Any, Any, Any]) -> str:
     """Answer with the page."""
     lab = lab_of(request)
-    metrics = queries.known_metrics(lab)
+    metrics = naming.known_metrics(lab)
     metric = asked(request).one("metric_name") or best_guess(metrics)
     best = queries.leaderboard(lab, metric, top_k=BEST) if metric else []
     newest = queries.list_runs(lab, RunFilter(limit=NEWEST))

@@ -1,0 +1,98 @@
+"""What people call things: runs, changes and metrics by what was written, and what is near where that names nothing.
+
+As in `queries`, which builds on it, every function takes the catalogue first and sees it as it stands; nothing here writes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from .errors import NotFoundError
+
+if TYPE_CHECKING:
+    from .views import Lab
+
+LATEST = "latest"
+NEAREST = 3
+"""How many names are told that look like one that is not there."""
+SHORTEST = 4
+"""Characters of a part of an id: fewer name nothing on purpose."""
+
+
+def nearest_runs(lab: Lab, text: str, *, limit: int = NEAREST) -> list[str]:
+    """Ids of runs whose id or name looks like `text`, best first."""
+    rows = lab.con.execute(
+        """
+        SELECT run_id FROM base.run_table WHERE NOT trashed
+        ORDER BY greatest(jaro_winkler_similarity(run_id, $1), jaro_winkler_similarity(reverse(run_id), reverse($1)),
+                          jaro_winkler_similarity(lower(name), lower($1))) DESC, started_at DESC LIMIT $2
+        """,
+        [text[:200], limit],
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def resolve_run(lab: Lab, text: str) -> str:
+    """The id of the run that a person means: its id, `latest`, or a start or end of one id that no other shares.
+
+    Raises:
+        NotFoundError: no run fits, or several do; names them.
+    """
+    if text == LATEST:
+        rows = lab.con.execute(
+            "SELECT run_id FROM base.run_table WHERE NOT trashed ORDER BY started_at DESC, run_id DESC LIMIT 1"
+        ).fetchall()
+    else:
+        rows = lab.con.execute("SELECT run_id FROM base.run_table WHERE run_id = ?", [text]).fetchall()
+    if not rows and len(text) >= SHORTEST:
+        rows = lab.con.execute(
+            "SELECT run_id FROM base.run_table WHERE starts_with(lower(run_id), $1) OR ends_with(lower(run_id), $1) "
+            "ORDER BY run_id LIMIT 4",
+            [text.lower()],
+        ).fetchall()
+    if len(rows) == 1:
+        return str(rows[0][0])
+    if rows:
+        raise NotFoundError(
+            "run", text, nearest=[row[0] for row in rows], hint=f"several runs fit: {', '.join(row[0] for row in rows)}"
+        )
+    raise NotFoundError("run", text, nearest=nearest_runs(lab, text))
+
+
+def resolve_trashed_run(lab: Lab, text: str) -> str:
+    """The id of the run that a person wants back: as `resolve_run`, but `latest` is the one that went into the trash last.
+
+    Raises:
+        NotFoundError: no run fits, or several do, or none was put in the trash.
+    """
+    if text != LATEST:
+        return resolve_run(lab, text)
+    lab.make_views()
+    rows = lab.rows(
+        """
+        SELECT run_id FROM changes WHERE field = 'trashed' AND "new" = 'true'
+          AND run_id IN (SELECT run_id FROM base.run_table WHERE own_trashed)
+        ORDER BY "at" DESC, length(event) DESC, event DESC LIMIT 1
+        """
+    )
+    if not rows:
+        raise NotFoundError("run", text, hint="no run was put in the trash; one that went with its project comes back with it")
+    return str(rows[0][0])
+
+
+def known_metrics(lab: Lab) -> list[str]:
+    """Names of all final metrics of runs that are not in the trash, the most used first."""
+    uses: Counter[str] = Counter()
+    for (table, key, _), count in lab.keys.items():
+        if table == "metrics" and count > 0:
+            uses[key] += count
+    return sorted(uses, key=lambda key: (-uses[key], key))
+
+
+def near(name: str, known: list[str]) -> list[str]:
+    """Known names that look like `name`, best first; where none does, the first of them."""
+    lower = {text.lower(): text for text in reversed(known)}
+    found = [lower[text] for text in difflib.get_close_matches(name.lower(), list(lower), n=NEAREST, cutoff=0.4)]
+    return found or known[:NEAREST]

@@ -6,8 +6,11 @@ one. An answer is lines: a head with columns and types, an array for each row, a
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
@@ -71,6 +74,7 @@ class Sandbox:
         self._store = store
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
+        self._folder = ""
         self._busy = threading.Lock()
         self.killed = 0
 
@@ -130,13 +134,21 @@ class Sandbox:
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
+            self._let_go()
+            self._folder = tempfile.mkdtemp(
+                prefix=f"ailab-view-{os.getpid()}-"
+            )  # as `views.scratch` names what is this process's
+            environment = confined.environment() | {"TMPDIR": self._folder}
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ailab.views.sandbox", self._store], **confined.APART, env=confined.environment()
+                [sys.executable, "-P", "-m", "ailab.views.sandbox", self._store], **confined.APART, env=environment
             )
         return self._process
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and remove what it kept beside itself."""
+        self._let_go()
+
+    def _let_go(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -145,6 +157,7 @@ class Sandbox:
                 if pipe is not None:
                     with suppress(OSError):
                         pipe.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _parts(lines: IO[bytes]) -> Iterator[Part]:

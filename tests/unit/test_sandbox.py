@@ -285,3 +285,17 @@ def test_the_process_ends_with_its_box(place):
     ]
     mine.close()
     assert not process.is_running()
+
+
+def test_nothing_stays_beside_a_box(place, tmp_path, monkeypatch):
+    """What a process keeps in the temporary folder goes with it: when it is killed at a limit, and when its box closes."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with contextlib.closing(Sandbox(str(place))) as box:
+        assert rows(box, "select 1") == [[1]]
+        (folder,) = tmp_path.iterdir()
+        assert list(folder.iterdir())
+        with pytest.raises(FilterError):
+            rows(box, "select count(*) from range(10000000000) a, range(10000000000) b", seconds=0.2)
+        assert list(tmp_path.iterdir()) == []
+        assert rows(box, "select 1") == [[1]]
+    assert list(tmp_path.iterdir()) == []

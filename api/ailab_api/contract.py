@@ -21,7 +21,7 @@ from ailab.filters import parse_count, parse_switch
 from ailab.problems import Problem
 
 from . import errors, examples
-from .access import Actor, is_loopback
+from .access import INSTEAD, WINDOW_S, WORDS, Actor, Limits, is_loopback
 from .meters import seen_of
 
 if TYPE_CHECKING:
@@ -166,10 +166,12 @@ def charge(connection: ASGIConnection[Any, Any, Any, Any], what: str, amount: in
     """
     found = actor(connection)
     if not (found.anonymous and is_loopback(found.address)):
-        wait = connection.app.guard.limits.take(found, what, amount)  # type: ignore[attr-defined]  # ours
+        limits: Limits = connection.app.guard.limits  # type: ignore[attr-defined]  # ours
+        wait = limits.take(found, what, amount)
         if wait is not None:
             seen_of(connection.scope).refused = what
-            raise errors.TooManyError(what, wait)
+            said = f"{WORDS[what]}: more than {limits.most(found, what):,} in {WINDOW_S / 60:.0f} minutes"
+            raise errors.TooManyError(said, wait, instead=INSTEAD.get(what, ""))
 
 
 def actor(connection: ASGIConnection[Any, Any, Any, Any]) -> Actor:

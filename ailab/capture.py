@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from .errors import is_from_signal_handler
+from .forks import undivided
 from .redaction import plain_text, redact, redact_argv, sentence, valid_text, without_credentials, word_set
 
 if TYPE_CHECKING:
@@ -385,7 +386,8 @@ def _gpus(problems: list[str]) -> list[Gpu]:
     from importlib import import_module
 
     try:
-        nvml = import_module("pynvml")
+        with undivided():
+            nvml = import_module("pynvml")
     except ImportError:
         return _gpus_of_driver("/proc/driver/nvidia/gpus", "/sys/module/nvidia/version")
     try:
@@ -396,7 +398,8 @@ def _gpus(problems: list[str]) -> list[Gpu]:
 
 
 def _gpus_of_nvml(nvml: Any) -> list[Gpu]:
-    nvml.nvmlInit()
+    with undivided():
+        nvml.nvmlInit()
     try:
         driver = plain_text(nvml.nvmlSystemGetDriverVersion())
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]

@@ -366,6 +366,10 @@ class _Tap:
     def is_installed(self) -> bool:
         return getattr(self.stream, "write", None) is self.write
 
+    def is_bare(self) -> bool:
+        """Whether the stream has its own `write`, because a fork came before ours was put there or behind its removal."""
+        return bool(getattr(self.stream, "write", None) == self.original)
+
     def remove(self) -> None:
         if self.own:
             self.stream.write = self.original
@@ -409,6 +413,7 @@ class Tee:
     def forked(self) -> None:
         """Begin anew, in a forked child too: what was printed before the fork is the parent's to tell."""
         self.live = False
+        self._set_taps([tap for tap in self._taps if not tap.is_bare()])
         self._tapping = RLock()  # held while streams, or who hears them, change
         self._making_room = RLock()
         self._draining = RLock()
@@ -459,13 +464,12 @@ class Tee:
         try:
             own = "write" in getattr(stream, "__dict__", ())
             original = stream.write
-            write = self._writer(name, original)
-            stream.write = write
+            tap = _Tap(stream, original, self._writer(name, original), own=own)
+            self._set_taps([*self._taps, tap])  # first: a forked child must not hear twice what it finds no tap of
+            stream.write = tap.write
         except (AttributeError, TypeError) as problem:
+            self._set_taps([tap for tap in self._taps if tap.stream is not stream])
             self._warn(f"what is printed on {name} is not kept: {problem}; training goes on")
-            return
-        self._taps.append(_Tap(stream, original, write, own=own))
-        self._guarded |= not isinstance(stream, TextIOWrapper)
 
     def _remove(self) -> None:
         """Give each stream its own `write` back, unless somebody put another one over ours; ours then only passes on."""
@@ -475,8 +479,11 @@ class Tee:
                 tap.remove()
             else:
                 kept.append(tap)
-        self._taps = kept
-        self._guarded = any(not isinstance(tap.stream, TextIOWrapper) for tap in kept)
+        self._set_taps(kept)
+
+    def _set_taps(self, taps: list[_Tap]) -> None:
+        self._taps = taps
+        self._guarded = any(not isinstance(tap.stream, TextIOWrapper) for tap in taps)
 
     def _writer(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         """A `write` that passes on and then notes: no lock and no call of ours, since a line of four words is eight texts."""

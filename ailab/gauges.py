@@ -18,7 +18,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import capture
+from . import capture, forks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,7 +40,8 @@ class Gauges:
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        self._psutil: Any = import_module("psutil")
+        with forks.undivided():
+            self._psutil: Any = import_module("psutil")
         self._warn = warn
         self._errors = (
             self._psutil.Error,
@@ -160,8 +161,9 @@ class Gauges:
             self._gpus = []
             if capture.has_gpu_driver():
                 try:
-                    self._nvml = import_module("pynvml")
-                    self._nvml.nvmlInit()
+                    with forks.undivided():
+                        self._nvml = import_module("pynvml")
+                        self._nvml.nvmlInit()
                     count = min(self._nvml.nvmlDeviceGetCount(), GPUS_MAX)
                     self._gpus = [(index, self._nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)]
                 except self._gpu_errors():

@@ -156,9 +156,10 @@ class Writer:
         def get_lock() -> Any:
             return lock
 
-        def renew_lock() -> None:
-            nonlocal lock
-            lock = RLock()
+        def renew() -> None:
+            """In a forked child: another thread's write may have held on to both."""
+            nonlocal lock, buffer
+            lock, buffer = RLock(), bytearray(4096)
 
         def soil() -> None:
             """Send the next call, and one that is under way, to the slow path."""
@@ -201,7 +202,7 @@ class Writer:
             return log
 
         self._get, self._put, self._set_lead, self._soil = get, put, set_lead, soil
-        self._lock, self._renew_lock = get_lock, renew_lock
+        self._lock, self._renew = get_lock, renew
         self.metrics_logger = metrics_logger
         """`metrics_logger(run, slow)` makes the function behind `run.log`; `slow` gets what the fast path cannot write."""
 
@@ -551,7 +552,7 @@ class Writer:
     def forked(self) -> None:
         """In a forked child: let go of the parent's file and its lock; the next event opens a segment of its own."""
         fd, *_ = self._get()
-        self._renew_lock()
+        self._renew()
         self._forked_from = self.name or None
         self._late, self._deferred, self._lost = [], [], [0, "", None, None]
         self._leave()

@@ -4,10 +4,10 @@ It works for all open runs of the process, from the first one on; without an ope
 recorder, when a run begins (`join`) and when the process ends (`stop`); the run, when it ends (`leave`).
 
 What holds. Nothing here is imported by `import ailab`, waited for by `log`, or raised into the training, with `strict` neither:
-what goes wrong is said once. A fork waits until a piece of work is done, because its imports hold locks; the child has no thread
-of this kind until it begins a run of its own. The end of the process is not delayed by more than `STOP_SECONDS`. What is not
-promised: that a figure is there for a run of less than `FIRST_SECONDS`; and a driver that never answers stops this thread, not
-the training.
+what goes wrong is said once. A fork waits for its imports and nothing else (`forks`); the child has no thread of this kind, and
+nothing of what this one was at, until it begins a run of its own. The end of the process is not delayed by more than
+`STOP_SECONDS`. What is not promised: that a figure is there for a run of less than `FIRST_SECONDS`; and a driver that never
+answers stops this thread, not the training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
-from . import console
+from . import console, forks
 from .events import SystemMetricsLogged
 from .runs import Edge, current, say
 
@@ -39,8 +39,6 @@ FIRST_SECONDS = 3.0
 LAST_SECONDS = 2.0
 """A run that ends is measured once more, if the last time was so long ago."""
 STOP_SECONDS = 0.5
-HOLD_SECONDS = 5.0
-"""How long a fork waits at most for what is under way."""
 
 
 class Pulse:
@@ -57,7 +55,7 @@ class Pulse:
 
     def forked(self) -> None:
         """Begin anew, in a forked child too: its parent's runs are not its own, and neither is the thread."""
-        self._work = threading.RLock()
+        self._work = allocate_lock()  # held while something is done
         self._wake = allocate_lock()  # whoever calls lets it go; unlike an Event it may be called from a signal handler
         self._wake.acquire()
         self._idle = self._stopped = False
@@ -81,15 +79,6 @@ class Pulse:
         self._beat_at = time.monotonic() + BEAT_SECONDS
         self._thread = threading.Thread(target=self._go_on, name="ailab-pulse", daemon=True)
         self._thread.start()
-
-    def hold(self) -> None:
-        """Before a fork: wait until nothing is half done, `HOLD_SECONDS` at most."""
-        self._work.acquire(timeout=HOLD_SECONDS)
-
-    def release(self) -> None:
-        """Behind a fork, in the parent: go on."""
-        if self._work._is_owned():  # type: ignore[attr-defined]  # else it was not to be had in time
-            self._work.release()
 
     def stop(self) -> None:
         """End the thread, because the process ends; wait for a piece of work, but not for long."""
@@ -185,7 +174,8 @@ class Pulse:
 
     def _begin_to_measure(self, now: float) -> None:
         """Read the counters that rates are told from; a tick later they have grown."""
-        from .gauges import Gauges
+        with forks.undivided():
+            from .gauges import Gauges
 
         try:
             self._gauges = Gauges(self._warn)

@@ -17,9 +17,10 @@ import os
 import sys
 from _thread import allocate_lock
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import events, settings, values
+from . import events, forks, settings, values
 from .errors import AilabError, MissingExtraError, RejectedError
 from .runs import Edge, Run, check_run_id, current, end_of, new_run_id, one_of, open_runs, say, tell_of_trouble, told
 from .store import Store, find_store, open_store
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from .segments import Span
     from .settings import Settings
 
-FORK_WAIT_SECONDS = 5.0
-"""How long a fork waits at most for the capture of environment and code that is under way."""
 SEED_BITS = 128
 """Bits of a seed with its sign; what is larger is a parameter and no seed."""
 
@@ -334,13 +333,17 @@ def _beside(run: Run, task: Callable[..., None], *given: Any) -> None:
     """Do something for a run on a thread of its own, after what is done so already; `finish` waits for it."""
     import threading
 
-    before = run._captured
+    before, owed = run._captured, partial(task, run, *given)
 
     def work() -> None:
         if before is not None:
             before.join()
-        task(run, *given)
+        try:
+            owed()
+        finally:
+            run._owed.remove(owed)
 
+    run._owed.append(owed)
     run._captured = threading.Thread(target=work, name="ailab-capture", daemon=True)
     run._captured.start()
 
@@ -348,7 +351,8 @@ def _beside(run: Run, task: Callable[..., None], *given: Any) -> None:
 def _find_dataset(run: Run, text: str, at: datetime) -> None:
     """Tie the run to the content that its dataset_id meant when it started; a text that names no dataset is a text."""
     with Edge(run):
-        from . import resolution
+        with forks.undivided():
+            from . import resolution
 
         assert run.store is not None  # noqa: S101
         try:
@@ -366,9 +370,10 @@ def _find_dataset(run: Run, text: str, at: datetime) -> None:
 def _capture(run: Run, how: str) -> None:
     """Capture environment and code, keep them by their hash, and say so in the run's segment."""
     with Edge(run):
-        import msgspec
+        with forks.undivided():
+            import msgspec
 
-        from . import blobs, capture, repository
+            from . import blobs, capture, repository
 
         assert run.store is not None  # noqa: S101
         encode = msgspec.json.Encoder(order="sorted").encode
@@ -409,36 +414,19 @@ def _register(run: Run) -> None:
         if first:
             atexit.register(_at_exit)
             if hasattr(os, "register_at_fork"):
-                os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
+                import logging  # noqa: F401  (it has such hooks too; were it imported beside a fork, half of them would be called)
+
+                os.register_at_fork(before=forks.hold, after_in_parent=forks.release, after_in_child=_after_fork)
             _watch_exceptions()
             _watch_signals()
     assert _pulse is not None  # noqa: S101  (it was made above, at the latest now)
     _pulse.join(run)
 
 
-def _before_fork() -> None:
-    """Let a capture and the pulse pause: a child that is forked while they import something would wait for its lock for ever."""
-    import threading
-
-    before = "logging" in sys.modules
-    for run in list(open_runs.values()):
-        thread = run._captured
-        if thread is not None and run._pid == os.getpid() and thread is not threading.current_thread():
-            thread.join(FORK_WAIT_SECONDS)
-    if not before and "logging" in sys.modules:  # too late for its own hook, whose counterpart will release this lock
-        sys.modules["logging"]._lock.acquire()
-    if _pulse is not None:
-        _pulse.hold()
-
-
-def _after_fork_in_parent() -> None:
-    if _pulse is not None:
-        _pulse.release()
-
-
 def _after_fork() -> None:
     """In a forked child: a lock of its own, since another thread may have held the parent's, and no thread of the parent's."""
     global _lock  # noqa: PLW0603  (its only other user is _register)
+    forks.renew()
     _lock = allocate_lock()
     if _pulse is not None:
         _pulse.forked()

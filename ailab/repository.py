@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from .forks import undivided
 from .redaction import environment_secrets, redact_with, sentence, valid_text, without_credentials, word_list, word_set
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ _GIT_ENVIRONMENT = {
 }
 
 _importing = allocate_lock()
+"""Held while GitPython is imported; a forked child has one of its own."""
 
 
 class _Answer(NamedTuple):
@@ -136,7 +138,8 @@ class _Git:
         """Run git and keep at most `limit` bytes of what it says; what is beyond is counted."""
         command = ["git", *_GIT_OPTIONS, "-C", self.folder, *arguments]
         try:
-            running = self._git.Git().execute(command, as_process=True, env=_GIT_ENVIRONMENT, shell=False)
+            with undivided():  # a child would keep the write ends of its pipes open, and `execute` wait for their end
+                running = self._git.Git().execute(command, as_process=True, env=_GIT_ENVIRONMENT, shell=False)
         except self._git.GitCommandNotFound as error:
             raise _GitFailure("git is not installed") from error
         return _listen(running.proc, limit, self.seconds)  # `running` would stop it when it is collected
@@ -161,7 +164,7 @@ class _Git:
 
 def _git_module() -> ModuleType:
     """Import GitPython. Where there is no git binary its import raises unless GIT_PYTHON_REFRESH says quiet."""
-    with _importing:
+    with _importing, undivided():
         before = os.environ.get("GIT_PYTHON_REFRESH")
         if "git" not in sys.modules:
             os.environ["GIT_PYTHON_REFRESH"] = "quiet"
@@ -474,3 +477,12 @@ def _left_out(reason: str, names: list[str]) -> str:
     """Write a reason and the names that it holds for, the first twenty of them."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""  # noqa: PLR2004
     return sentence(f"{reason}: {', '.join(sorted(map(valid_text, names))[:20])}{more}", length=2000)
+
+
+def _after_fork() -> None:
+    global _importing  # noqa: PLW0603  (a thread that is not here may hold the parent's)
+    _importing = allocate_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from . import commits, events
 from .errors import NotFoundError, RejectedError
+from .forks import undivided
 from .store import run_of_segment
 
 if TYPE_CHECKING:
@@ -50,7 +51,11 @@ def content_of(store: Store, text: str, *, before: datetime) -> events.DatasetUs
         found = {}
         _known[store.path] = (state, found)
     if text not in found:
-        found[text] = _asked(store, text, before) if _may_have_any(store, state) else None
+        if _may_have_any(store, state):
+            with undivided():  # DuckDB has locks of its own
+                found[text] = _asked(store, text, before)
+        else:
+            found[text] = None
     return found[text]
 
 

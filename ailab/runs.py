@@ -118,6 +118,7 @@ class Run:
         self._pid = os.getpid()
         self._outer: Run | None = None
         self._captured: threading.Thread | None = None
+        self._owed: list[Callable[[], None]] = []
         self._pulse: Pulse | None = None
         self._unresolved: RejectedError | None = None
         self._wandb_url: str | None = None
@@ -395,6 +396,9 @@ class Run:
             if self._captured.is_alive():
                 self._say(f"environment, code or dataset of run {self.id} were not captured within {seconds:.0f} s")
             self._captured = None
+        if self._pid != os.getpid():  # the thread that would do it stayed in the process that forked this one
+            while self._owed:
+                self._owed.pop(0)()
 
     def __enter__(self) -> Run:  # noqa: PYI034  (a subclass is not handed out by start_run)
         return self

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -52,6 +54,12 @@ def finished(store_dir, run_id):
         lines = list(journal.scan(place.segment_path(name)))
         pids += [msgspec.json.decode(lines[0].data)["pid"]] * sum(line.kind == "run.finished" for line in lines)
     return pids
+
+
+def kinds(store_dir, run_id):
+    """How many events of each kind a run has."""
+    place = store.Store(str(store_dir))
+    return Counter(line.kind for name in place.segments_of_run(run_id) for line in journal.scan(place.segment_path(name)))
 
 
 def test_a_forked_child_writes_a_segment_of_its_own(store_dir, scripts, lab):
@@ -328,3 +336,245 @@ def test_a_childs_subprocess_does_not_keep_a_dead_run_alive(store_dir, scripts, 
     assert queries.get_run(lab(), "gone").status == "crashed"
     os.kill(other, 0)  # it lives, and was no help
     os.kill(other, signal.SIGKILL)
+
+
+# -- what other threads are at -------------------------------------------------------------------------------------------
+
+IN_AN_IMPORT = """
+import os, signal, sys, time
+import unprotected
+unprotected.apply()
+import ailab
+
+# the capture imports the module git; this one is there at once in all processes but this one
+with open("git.py", "w") as file:
+    file.write(f'''if True:
+        import os, time
+        while os.getpid() == {os.getpid()} and not os.path.exists("go"):
+            open("begun", "w").close()
+            time.sleep(0.01)
+    ''')
+sys.path.insert(0, os.getcwd())
+run = ailab.start_run("parent", id="parent", silent=True)
+while not os.path.exists("begun"):
+    time.sleep(0.01)
+print("forks", flush=True)
+hung = 0
+for trial in range(int(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(int(sys.argv[2]))  # kills the child if it hangs
+        import git
+        if not trial:
+            with ailab.start_run("child", id="child", nested=False, silent=True):
+                pass
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    hung += status != 0
+assert run._captured.is_alive()
+open("go", "w").close()
+run.finish()
+print(hung)
+"""
+
+
+def test_a_fork_does_not_wait_for_an_import_and_its_child_imports_the_same(store_dir, scripts, lab, tmp_path):
+    """However long the capture needs for a module: no child waits for it, and parent and child both have their code."""
+    done = scripts.run(IN_AN_IMPORT, 20, LIMIT_SECONDS, cwd=tmp_path, timeout=LIMIT_SECONDS * 6)
+    assert (done.stdout, done.stderr) == ("forks\n0\n", "")
+    catalogue = lab()
+    for run_id in ("parent", "child"):
+        found = queries.get_run(catalogue, run_id)
+        assert (found.status, found.python_version is not None) == ("completed", True)
+        assert kinds(store_dir, run_id)["code.captured"] == 1
+
+
+def test_control_a_child_that_keeps_half_imported_modules_hangs(store_dir, scripts, tmp_path):
+    """Negative control: Python's own lock of the module is held for ever."""
+    done = scripts.run(IN_AN_IMPORT, 2, 2, cwd=tmp_path, UNPROTECTED="half_imported")
+    assert done.stdout == "forks\n2\n"
+
+
+def test_control_a_fork_that_waits_for_an_import_does_not_come(store_dir, scripts, tmp_path):
+    """Negative control: with all the time there is, the first fork waits for what its own script has to end."""
+    process = scripts.start(IN_AN_IMPORT, 1, LIMIT_SECONDS, cwd=tmp_path, UNPROTECTED="short_wait")
+    assert process.stdout.readline() == "forks\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(3)
+
+
+STARTING_GIT = """
+import os, signal, sys, threading
+import unprotected
+unprotected.apply()
+import ailab
+from ailab import forks
+
+if not os.environ.get("UNPROTECTED"):
+    forks.WAIT_SECONDS = 30.0  # on a busy machine too, what is tried here is what is done within it
+pipe, starts, forked = os.pipe, threading.Event(), threading.Event()
+
+
+def slow_pipe():
+    ends = pipe()
+    if threading.current_thread().name == "ailab-capture":
+        starts.set()
+        forked.wait(0.1)
+    return ends
+
+
+os.pipe = slow_pipe
+run = ailab.start_run("pipes", id="pipes", silent=True)
+starts.wait()
+worker = os.fork()
+if worker == 0:  # as of a data loader: it lives on, with all that it inherited
+    signal.pause()
+forked.set()
+run._captured.join(float(sys.argv[1]))
+print(run._captured.is_alive())
+os.kill(worker, signal.SIGKILL)
+os.waitpid(worker, 0)
+run.finish()
+"""
+
+
+def test_a_child_does_not_keep_the_pipes_of_a_program_that_was_being_started(store_dir, scripts):
+    """Whoever starts a program waits for the end of a pipe, which does not come while a forked child has it too."""
+    assert scripts.run(STARTING_GIT, 30).stdout == "False\n"
+
+
+def test_control_a_fork_that_waits_for_nothing_holds_up_the_capture(store_dir, scripts):
+    """Negative control: git has ended, and its answer does not for as long as the child lives."""
+    assert scripts.run(STARTING_GIT, 2, UNPROTECTED="undivided").stdout == "True\n"
+
+
+BEHIND_GIT = """
+import os, stat, sys, time
+import ailab
+run = ailab.start_run("slow", id="slow", silent=True)
+while not os.path.exists("asked"):
+    time.sleep(0.01)
+workers = []
+for _ in range(20):
+    workers.append(os.fork())
+    if not workers[-1]:
+        while not os.path.exists("stop"):
+            time.sleep(0.01)
+        os._exit(0)
+open("go", "w").close()
+run._captured.join()
+open("stop", "w").close()
+for worker in workers:
+    assert os.waitpid(worker, 0)[1] == 0
+run.finish()
+"""
+
+
+def test_forks_do_not_wait_for_git(store_dir, scripts, tmp_path):
+    """A large repository on a slow disk: git needs long, and nobody waits for it but the capture, which has its answer then."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    real = shutil.which("git")
+    slow = tmp_path / "bin" / "git"
+    slow.parent.mkdir()
+    slow.write_text(f"""#!/bin/sh
+        case "$*" in *status*) : > {tmp_path}/asked; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done;; esac
+        exec {real} "$@"
+    """)
+    slow.chmod(0o755)
+    scripts.folder = tmp_path  # so that the script's code is that of the repository
+    scripts.run(BEHIND_GIT, cwd=tmp_path, PATH=f"{slow.parent}{os.pathsep}{os.environ['PATH']}")
+    assert kinds(store_dir, "slow")["code.captured"] == 1
+
+
+DAEMON = """
+import os, sys, time
+import unprotected
+unprotected.apply()
+import ailab
+with open("git.py", "w") as file:
+    file.write(f"import os, time\\nwhile os.getpid() == {os.getpid()}:\\n    time.sleep(0.01)\\n")
+sys.path.insert(0, os.getcwd())
+with ailab.start_run("daemon", id="daemon", silent=True) as run:
+    parent = os.getpid()
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        os.read(reader, 1)  # its end; the capture of this process comes to none
+        os._exit(0)
+    os.close(writer)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+open("done", "w").close()
+"""
+
+
+def said_of_a_daemon(store_dir, scripts, lab, tmp_path, **env):
+    """How many events of each kind its run has, once it has ended."""
+    scripts.run(DAEMON, cwd=tmp_path, **env)
+    for _ in range(3000):
+        if Path(tmp_path, "done").exists():
+            break
+        time.sleep(0.01)
+    found = queries.get_run(lab(), "daemon")
+    assert found.status == "completed"
+    return kinds(store_dir, "daemon")
+
+
+def test_a_daemon_captures_what_the_process_before_it_had_begun_to(store_dir, scripts, lab, tmp_path):
+    """The thread that does it is not forked with the script."""
+    assert said_of_a_daemon(store_dir, scripts, lab, tmp_path)["code.captured"] == 1
+
+
+def test_control_a_daemon_that_leaves_it_out(store_dir, scripts, lab, tmp_path):
+    """Negative control."""
+    assert said_of_a_daemon(store_dir, scripts, lab, tmp_path, UNPROTECTED="owed")["code.captured"] == 0
+
+
+IN_A_WRITE = """
+import os, sys, threading
+import unprotected
+unprotected.apply()
+real, inside, forked = os.write, threading.Event(), threading.Event()
+
+
+def write(fd, data):
+    with memoryview(data):  # as the call of the system has it while it lasts
+        if threading.current_thread().name == "writes":
+            inside.set()
+            forked.wait()
+        return real(fd, data)
+
+
+os.write = write
+import ailab
+from ailab import journal
+
+run = ailab.start_run("write", id="write")
+run._captured.join()
+thread = threading.Thread(target=run.log, args=({f"key{n}": 1.0 for n in range(300)},), name="writes")
+thread.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    run.log({"opens a segment": 1.0})
+    slowly, append = [], journal.Writer._append
+    journal.Writer._append = lambda *given: slowly.append(given) or append(*given)
+    for i in range(10):
+        run.log({f"key{n}": 1.0 for n in range(400)}, step=i)
+    print(len(slowly), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+forked.set()
+thread.join()
+run.finish()
+"""
+
+
+def test_a_child_logs_as_fast_as_its_parent_that_was_writing(store_dir, scripts):
+    """What the parent's write held on to is not what the child encodes into: none of its points takes the slow way."""
+    assert scripts.run(IN_A_WRITE).stdout == "0\n"
+
+
+def test_control_a_child_with_its_parents_buffer_logs_slowly(store_dir, scripts):
+    """Negative control: bytes that a write holds on to cannot grow."""
+    assert scripts.run(IN_A_WRITE, UNPROTECTED="own_buffer").stdout == "10\n"

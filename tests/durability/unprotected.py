@@ -171,6 +171,55 @@ def fork(patch: Patch) -> None:
     patch(journal.Writer, "forked", lambda _: None)
 
 
+def half_imported(patch: Patch) -> None:
+    """What a thread of its parent was importing is no concern of a forked child's."""
+    from ailab import forks
+
+    patch(forks, "_forget_half_imported", lambda: None)
+
+
+def short_wait(patch: Patch) -> None:
+    """A fork waits until everything that must not be cut in two is done, however long that takes."""
+    from ailab import forks
+
+    patch(forks, "WAIT_SECONDS", 1e6)
+
+
+def undivided(patch: Patch) -> None:
+    """A fork waits for nothing."""
+    from ailab import forks
+
+    patch(forks, "hold", lambda: None)
+
+
+def owed(patch: Patch) -> None:
+    """What a thread of its parent had begun for a run is left out by a forked child that ends the run."""
+    from ailab import runs
+
+    patch(runs.Run, "_wait_for_capture", lambda *_: None)
+
+
+def own_buffer(patch: Patch) -> None:
+    """A forked child encodes into the bytes that its parent may have been writing from."""
+    from ailab import journal
+
+    real = journal.Writer._build
+
+    def build(self: Any) -> None:
+        real(self)
+        renew = self._renew
+        buffer = dict(zip(renew.__code__.co_freevars, renew.__closure__, strict=True))["buffer"]
+
+        def keep() -> None:
+            kept = buffer.cell_contents
+            renew()
+            buffer.cell_contents = kept
+
+        self._renew = keep
+
+    patch(journal.Writer, "_build", build)
+
+
 def exclusive(patch: Patch) -> None:
     """Segments are opened whoever made them, and all writers of a run use one name."""
     from ailab import journal
@@ -270,6 +319,7 @@ SWITCHES: dict[str, Callable[[Patch], None]] = {
     each.__name__: each
     for each in (
         checksum, chain, footer, births, each_alone, bad_json, format_number, same_host, process_start, resync, dirty, fork,
-        exclusive, unbuffered, flush, folder_flush, edge, counted, observed, digits, own_lock,
+        half_imported, short_wait, undivided, owed, own_buffer, exclusive, unbuffered, flush, folder_flush, edge, counted,
+        observed, digits, own_lock,
     )
 }  # fmt: skip

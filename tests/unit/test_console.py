@@ -574,33 +574,88 @@ def test_a_forked_child_prints_and_is_not_heard(scripts, store_dir):
     assert sorted(event.lines for event in of_store(store_dir)) == [["before after"], ["own"]]
 
 
+FORKS = """
+    import os, signal, sys, threading, time, ailab
+    from ailab import pulse, recorder
+    pulse.TICK_SECONDS, pulse.FIRST_SECONDS, pulse.SAMPLE_SECONDS = 0.001, 0.0, 0.002
+    stop, hung, printing = False, 0, threading.Event()
+    def talk():
+        while not stop:
+            printing.wait()
+            print("token: 1234567890abcdef", file=sys.stderr)
+            time.sleep(0.0001)
+    with ailab.start_run() as run:
+        threads = [threading.Thread(target=talk) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        run._captured.join()
+        if os.environ.get("KEEP_LOCKS"):
+            pulse.Pulse.forked = lambda self: None
+        drains = recorder._pulse._tee._draining
+        for _ in range(int(sys.argv[1])):
+            printing.set()
+            while drains.acquire(blocking=False):  # until the other thread has it
+                drains.release()
+                time.sleep(0.0001)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(int(sys.argv[2]))  # kills the child if it hangs
+                with ailab.start_run(nested=False) as own:
+                    own._captured.join()
+                    print("password: of the child 12345678")
+                os._exit(0)
+            printing.clear()
+            hung += os.waitpid(child, 0)[1] != 0
+        stop = True
+        printing.set()
+        for thread in threads:
+            thread.join()
+    print(hung)
+"""
+
+
 def test_forks_while_threads_print_do_not_hang(scripts, store_dir):
-    """Each child is forked at some moment of the work beside the training, and runs one of its own."""
-    done = scripts.run("""
-        import os, sys, threading, ailab
-        from ailab import pulse
-        pulse.TICK_SECONDS, pulse.FIRST_SECONDS, pulse.SAMPLE_SECONDS = 0.001, 0.0, 0.002
-        stop = False
-        def talk():
-            while not stop:
-                print("token: 1234567890abcdef", file=sys.stderr)
-        with ailab.start_run():
-            threads = [threading.Thread(target=talk) for _ in range(2)]
-            for thread in threads:
-                thread.start()
-            for _ in range(15):
-                child = os.fork()
-                if child == 0:
-                    with ailab.start_run(nested=False):
-                        print("password: of the child 12345678")
-                    os._exit(0)
-                assert os.waitpid(child, 0)[1] == 0
-            stop = True
-            for thread in threads:
-                thread.join()
-        print("done")
-    """, PYTHONWARNINGS="ignore", timeout=120)  # fmt: skip
-    assert done.stdout.endswith("done\n")
+    """Each child is forked in the midst of the work beside the training, or just behind it, and runs one of its own."""
+    assert scripts.run(FORKS, 10, 20, PYTHONWARNINGS="ignore").stdout.splitlines()[-1] == "0"
+
+
+def test_control_children_that_keep_the_locks_of_a_thread_that_is_not_there_hang(scripts, store_dir):
+    """Negative control: forked in the midst of that thread's work, a child waits for it for ever."""
+    done = scripts.run(FORKS, 3, 2, KEEP_LOCKS="1", PYTHONWARNINGS="ignore")
+    assert int(done.stdout.splitlines()[-1]) > 0
+
+
+@pytest.mark.parametrize("moment", ["before", "behind"])
+def test_a_child_forked_while_a_stream_begins_to_be_heard_is_heard_once(scripts, store_dir, moment):
+    """Whether the stream's `write` is ours by then or not."""
+    scripts.run(f"""
+        import io, os, sys, threading, ailab
+        begun, forked = threading.Event(), threading.Event()
+        class Stream(io.StringIO):
+            def __setattr__(self, name, value):
+                if "{moment}" == "behind":
+                    super().__setattr__(name, value)
+                if not begun.is_set():
+                    begun.set()
+                    forked.wait()
+                if "{moment}" == "before":
+                    super().__setattr__(name, value)
+        with ailab.start_run("first"):
+            sys.stdout = Stream()
+            other = threading.Thread(target=ailab.start_run, args=("second",))
+            other.start()
+            begun.wait()
+            child = os.fork()
+            if child == 0:
+                with ailab.start_run("third", nested=False):
+                    print("of the child")
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            forked.set()
+            other.join()
+            print("of the parent")
+    """)  # fmt: skip
+    assert sorted(event.lines for event in of_store(store_dir)) == [["of the child"], ["of the parent"]]
 
 
 def test_a_script_ends_at_once(scripts, store_dir):

@@ -516,16 +516,16 @@ def _act(call: Call, run: str, act: Callable[[Any, str], queries.RunDetail]) -> 
 def changes(call: Call, run: str | None, limit: int) -> None:
     """List what was changed, when, and by whom.
 
-    Newest first, with the value before and after.
-        RUN is an id, a start or an end of one that no other run shares, or `latest`; without it, of all runs and projects.
+    Newest first, with the value before and after, and the event that `ailab undo` takes.
+    RUN is an id, a start or an end of one that no other run shares, or `latest`; without it, of all runs and projects.
     """
-    from . import naming, queries
+    from . import inventory_drawn, naming, queries
 
     with call.lab() as lab:
         run_id = None if run is None else naming.resolve_run(lab, run)
         page = queries.list_changes(lab, run_id=run_id, limit=limit)
     if page.rows or call.json:
-        call.answer(page.rows, lambda terminal, screen: terminal.changes(screen, page.rows))
+        call.answer(page.rows, lambda _terminal, screen: inventory_drawn.changes(screen, page.rows))
     if not page.rows:
         say("nothing was changed")
     elif page.total > len(page.rows):

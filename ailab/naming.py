@@ -6,6 +6,7 @@ As in `queries`, which builds on it, every function takes the catalogue first an
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 LATEST = "latest"
 NEAREST = 3
 """How many names are told that look like one that is not there."""
+_EVENT = re.compile(r".*?_[0-9]+_([0-9a-f]{8})(?:_.*)?:([0-9]+)")
+_SHORT_EVENT = re.compile(r"([0-9a-f]{8}):([0-9]+)")
 SHORTEST = 4
 """Characters of a part of an id: fewer name nothing on purpose."""
 
@@ -80,6 +83,31 @@ def resolve_trashed_run(lab: Lab, text: str) -> str:
     if not rows:
         raise NotFoundError("run", text, hint="no run was put in the trash; one that went with its project comes back with it")
     return str(rows[0][0])
+
+
+def short_event(event: str) -> str:
+    """An event's id as people type it: what is random in its segment's name, and its number; see `resolve_change`."""
+    found = _EVENT.fullmatch(event)
+    return event if found is None else f"{found[1]}:{found[2]}"
+
+
+def resolve_change(lab: Lab, text: str) -> str:
+    """The id of the event that a person means who names a change: its id, or what `short_event` makes of it.
+
+    Raises:
+        NotFoundError: no change fits, or several do; names them.
+    """
+    lab.make_views()
+    short = _SHORT_EVENT.fullmatch(text)
+    pattern = f".*_[0-9]+_{short[1]}(_.*)?:{short[2]}" if short else None
+    rows = lab.rows(
+        "SELECT DISTINCT event FROM changes WHERE event = $1 OR regexp_full_match(event, $2) ORDER BY 1", [text, pattern]
+    )
+    if len(rows) == 1:
+        return str(rows[0][0])
+    found = [row[0] for row in rows[:4]]
+    hint = f"several changes fit: {', '.join(found)}" if found else "`ailab changes` lists those that can be undone"
+    raise NotFoundError("change", text, nearest=found, hint=hint)
 
 
 def known_metrics(lab: Lab) -> list[str]:

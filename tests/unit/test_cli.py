@@ -605,7 +605,7 @@ def test_actions_are_signed_and_every_version_stays(copy):
     ]  # fmt: skip
     assert {(c["by"], c["via"]) for c in made[:-1]} == {(user_name(), "cli")}
     shown = call("changes", "run-alpha", store=copy).stdout.splitlines()
-    assert shown[0].split() == ["when", "(UTC)", "who", "via", "run", "field", "old", "new"]
+    assert shown[0].split() == ["when", "(UTC)", "who", "via", "run", "field", "old", "new", "event"]
     assert "third with two lines" in shown[1] + shown[2]
 
 

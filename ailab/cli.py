@@ -166,7 +166,7 @@ def runs(call: Call, /, latest: int | None, **given: Any) -> None:
         pairs.append(("limit", str(latest)))
     asked = RunFilter.parse(pairs)
     with call.lab() as lab:
-        page = queries.list_runs(lab, asked)
+        page = queries.list_runs(lab, asked, strict=True)
         if latest is not None:
             details = queries.get_runs_by_ids(lab, [row.run_id for row in page.rows])
             call.answer(details, lambda terminal, screen: terminal.latest(screen, details))
@@ -428,14 +428,10 @@ def top(call: Call, /, metric: str, project: str | None, **options: Any) -> None
     from . import events, naming, queries
 
     with call.lab() as lab:
-        rows = queries.leaderboard(lab, metric, project_id=project and events.project_id(project), **options)
+        rows = queries.leaderboard(lab, metric, project_id=project and events.project_id(project), strict=True, **options)
         if not rows:
             known = naming.known_metrics(lab)
-            if metric not in known:
-                raise NotFoundError(
-                    "metric", metric, nearest=naming.near(metric, known), hint="" if known else "no run has a final metric yet"
-                )
-            say("no runs that the filters keep have this metric")
+            say("no runs that the filters keep have this metric" if known else "no run has a final metric yet")
     if rows or call.json:
         call.answer(rows, lambda terminal, screen: terminal.leaderboard(screen, rows))
 

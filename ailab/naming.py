@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from .errors import NotFoundError
+from .errors import FilterError, NotFoundError
 
 if TYPE_CHECKING:
     from .views import Lab
@@ -110,13 +110,49 @@ def resolve_change(lab: Lab, text: str) -> str:
     raise NotFoundError("change", text, nearest=found, hint=hint)
 
 
-def known_metrics(lab: Lab) -> list[str]:
-    """Names of all final metrics of runs that are not in the trash, the most used first."""
+def known_metrics(lab: Lab, project_id: str | None = None) -> list[str]:
+    """Names of all final metrics of runs that are not in the trash, or of one project's, the most used first."""
+    return _known(lab, "metrics", project_id)
+
+
+def _known(lab: Lab, table: str, project_id: str | None) -> list[str]:
     uses: Counter[str] = Counter()
-    for (table, key, _), count in lab.keys.items():
-        if table == "metrics" and count > 0:
-            uses[key] += count
+    if project_id is None:
+        for (of, key, _), count in lab.keys.items():
+            if of == table and count > 0:
+                uses[key] += count
+    else:
+        member = "$.final_metrics" if table == "metrics" else "$.params"
+        text = (
+            "SELECT key, count(*) FROM (SELECT unnest(json_keys(detail::JSON, ?)) AS key FROM base.run_table "
+            "WHERE project_id = ? AND NOT trashed) GROUP BY key"
+        )
+        uses.update(dict(lab.rows(text, [member, project_id])))
     return sorted(uses, key=lambda key: (-uses[key], key))
+
+
+def check_known(lab: Lab, table: str, name: str, *, where: str, project_id: str | None = None) -> None:
+    """Make sure that some run has a metric or parameter, or that none has any: whoever asks before the first run is not wrong.
+
+    Args:
+        lab: the catalogue.
+        table: metrics or params.
+        name: the metric or parameter.
+        where: the part of the question that names it.
+        project_id: the only project whose names are told.
+
+    Raises:
+        FilterError: runs have others, but not this one; names what looks like it.
+    """
+    known = _known(lab, table, project_id)
+    if known and name not in known:
+        raise unknown("metric" if table == "metrics" else "parameter", name, known, where=where)
+
+
+def unknown(what: str, name: str, known: list[str], *, where: str) -> FilterError:
+    """What is said of a name in a question that is none of the known ones."""
+    found = near(name, known)
+    return FilterError(f"no {what} {name[:200]!r}", where=where, hint=f"nearest: {', '.join(found)}", nearest=found)
 
 
 def near(name: str, known: list[str]) -> list[str]:

@@ -317,6 +317,32 @@ def test_bytes_that_are_gone_are_404(start, tmp_path):
     assert str(tmp_path) not in answer.text
 
 
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        ("/runs/leaderboard?metric_name=acuracy", "metric_name"), ("/runs?metric_name=acuracy", "metric_name"),
+        ("/runs?sort=-metrics.acuracy", "sort"), ("/runs/run-a/metrics?key=acuracy", "key"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_metric_is_400_with_the_nearest(server, path, where):
+    """It is told from a metric that nothing was found of."""
+    found = problem(server.get(path), 400, "invalid", detail="no metric 'acuracy'", where=where)
+    assert found["nearest"][0] == "accuracy"
+    assert server.get(path.replace("acuracy", "accuracy")).status == 200
+    assert server.get("/runs?metric_name=accuracy&dataset_id=nothing").json() == []
+
+
+def test_a_bare_name_in_a_condition_is_told_what_it_may_be(server):
+    """A metric, parameter or tag has its table in front."""
+    hint = "metrics.accuracy, params.accuracy or tags.accuracy, or a column such as status"
+    problem(server.get("/runs?where=accuracy%20%3E%200.9"), 400, "invalid", where="where", hint=hint)
+    hint = "metrics.`a b`, params.`a b` or tags.`a b`, or a column such as status"
+    problem(server.get("/runs?where=%22a%20b%22%20%3E%200.9"), 400, "invalid", where="where", hint=hint)
+
+
 # -- what nobody foresaw -----------------------------------------------------------------------------------------------
 
 

@@ -132,7 +132,6 @@ def test_one_run(server, lab):
         ("metric_name=accuracy&project_id=iris", {"project_id": "iris"}),
         ("metric_name=accuracy&has_artifacts=true", {"has_artifacts": True}),
         ("metric_name=accuracy&of=min", {"of": "min"}),
-        ("metric_name=nothing", {}),
     ],
 )
 def test_leaderboard(server, lab, query, options):

@@ -305,8 +305,9 @@ def artifacts(call: Call, /, run: str, added: str | None, wanted: str | None, **
                 _write(content, given["output"] or found.name, force=given["force"])
             return
         files = [file for file in queries.list_artifacts(lab, run_id) if given["kind"] in {None, file.kind}]
-    call.answer(files, lambda _terminal, screen: inventory_drawn.tree(screen, files))
-    if not files:
+    if files or call.json:
+        call.answer(files, lambda _terminal, screen: inventory_drawn.tree(screen, files))
+    else:
         say("no files")
 
 

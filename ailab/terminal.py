@@ -167,6 +167,13 @@ def number(value: Any) -> str:
     return f"{v:.1f}" if 1000 <= abs(v) < 10**7 else f"{v:.4g}"  # noqa: PLR2004
 
 
+def figure(key: str, value: float) -> str:
+    """A figure of the machine; its name says whether it counts bytes."""
+    if key.endswith("_bytes"):
+        return size(value)
+    return f"{size(value)}/s" if key.endswith("_bytes_per_s") else number(value)
+
+
 def numbers(values: Sequence[Any]) -> list[str]:
     """The numbers of one column, with the same number of digits behind the point where that reads well."""
     finite = [abs(v) for v in map(as_float, values) if v - v == 0]

@@ -163,3 +163,16 @@ def test_somebody_elses_change_is_not_undone_by_the_way(told, store_dir):
     said = told("undo", code=1)[1]
     assert said.startswith("error: the newest change is by 'bob'\nhint: ailab undo ")
     assert json.loads(told(f"undo {said.split()[10]} --json")[0])[0]["old"] == "of bob"
+
+
+# -- nothing -----------------------------------------------------------------------------------------------------------
+
+
+def test_where_there_is_nothing_that_is_said(told):
+    """No header without rows, and no title alone."""
+    ailab.start_run(id="run-e").finish()
+    assert told("artifacts run-e") == ("", "no files\n")
+    assert told("artifacts run-e --json")[0] == "[]\n"
+    assert told("show run-e --metrics")[1] == "no metrics were logged\n"
+    assert told("show run-a --metrics")[1] == ""
+    assert told("top accuracy --project none")[1] == "no runs that the filters keep have this metric\n"

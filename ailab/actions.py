@@ -550,24 +550,29 @@ class Actions:
 
         Raises:
             NotFoundError: no change has this id.
-            ConflictError: something was changed since that the change had set, or the rules of the trash forbid it.
+            ConflictError: it is undone already, something was changed since that it had set, or the rules of the trash forbid it.
         """
         self.lab.refresh()
         rows = queries.changes_of_event(self.lab, event)
         if not rows:
-            raise NotFoundError("change", event, hint="GET /changes lists what can be undone")
+            raise NotFoundError("change", event, hint="the list of changes names the events that can be undone")
         first = rows[0]
-        if first.run_id is not None:
-            history = [(one["event"], one["field"]) for one in self.lab.changes_of_run(first.run_id)]
+        about, name = _subject(first)
+        if about == "run":
+            fold = self.lab.fold_of(name)
+            assert fold is not None  # noqa: S101  (it has a change)
+            history = [(one["event"], one["field"]) for one in fold.state().changes]
+            undoing = fold.undoing_of(event)
         else:
-            about, name = (
-                ("project", first.project_id) if first.dataset_id is None else ("dataset", first.dataset_id.partition("@")[0])
-            )
             found = self.lab.rows(
                 "SELECT event, version, field FROM base.subject_change_table WHERE about = ? AND name = ? ORDER BY rowid",
                 [about, name],
             )
             history = [(row[0], f"{row[1] or ''}.{row[2]}") for row in found]
+            undoing = self.lab.undoing_of_subject(event, about, name)
+        if undoing is not None:
+            hint = f"undo {undoing} to have it back"
+            raise ConflictError(f"it is undone already, by event {undoing}", where="event", nearest=[undoing], hint=hint)
         last = {field: changed_by for changed_by, field in history}
         later = [(field, last[field]) for changed_by, field in history if changed_by == event and last[field] != event]
         if later:
@@ -577,10 +582,9 @@ class Actions:
                 where="event", nearest=[by], hint="undo the later change first",
             )  # fmt: skip
         self._check_trash(rows)
-        if first.run_id is not None:
-            said = self._write([events.ChangeUndone(event=event)], first.run_id, self.lab.clock_of(first.run_id))[0]
+        if about == "run":
+            said = self._write([events.ChangeUndone(event=event)], name, self.lab.clock_of(name))[0]
         else:
-            assert name is not None  # noqa: S101  (a change is of one of the three)
             said = self._write_about([events.ChangeUndone(event=event, **{about: name})], about, name)[0]
         return queries.changes_of_event(self.lab, said)
 
@@ -681,6 +685,15 @@ def _told(version: DatasetView, said: dict[str, Any], versions: list[DatasetView
         if project is not None and other.sha256 != sha256 and other.project_id == version.project_id != project_of(project)
     ]
     return [events.DatasetVersionChanged(dataset=dataset, sha256=sha256, **said), *others]
+
+
+def _subject(change: queries.Change) -> tuple[str, str]:
+    """What was changed, a run, project or dataset, and its id."""
+    if change.run_id is not None:
+        return "run", change.run_id
+    if change.dataset_id is not None:
+        return "dataset", change.dataset_id.partition("@")[0]
+    return "project", change.project_id or ""
 
 
 def token_digest(text: str) -> str:

@@ -6,7 +6,8 @@ become valid UTF-8 here, numbers and parameters get the form that the recorder g
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -123,6 +124,42 @@ def given(value: Any, form: Callable[[Any], Any]) -> Any:
     return None if value is UNSET else form(value)
 
 
+_JSON_WORDS = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
+_STEP = re.compile(r"\[(?:\.\.\.|[0-9]+)\]|\.[^.\[]+")
+
+
+def misfit(problem: msgspec.ValidationError, shape: Any) -> tuple[str, str, str]:
+    """What is said of JSON that does not fit a shape: (what is wrong, in JSON's words, at which path, the fields there).
+
+    Args:
+        problem: what msgspec says of it.
+        shape: the Struct that was wanted.
+    """
+    said, _, place = str(problem).partition(" - at `$")
+    path = place.rstrip("`")
+    words = said
+    if said.startswith("Expected"):
+        words = re.sub(r"`([a-z |]+)`", lambda found: " or ".join(_JSON_WORDS.get(w, w) for w in found[1].split(" | ")), said)
+    inner, here = shape, shape
+    for step in _STEP.findall(path):
+        here = _within(here, step)
+        inner = here if isinstance(here, type) and issubclass(here, msgspec.Struct) else inner
+    return words[:1].lower() + words[1:200], path, f"fields: {fields_of(inner)}"
+
+
+def _within(shape: Any, step: str) -> Any:
+    """The type behind one step of a path: a field of a Struct, or what is in a list or dictionary; None where it is not known."""
+    if isinstance(shape, type) and issubclass(shape, msgspec.Struct):
+        return next((field.type for field in msgspec.structs.fields(shape) if f".{field.encode_name}" == step), None)
+    parts = get_args(shape)
+    return parts[-1] if parts and get_origin(shape) in {list, dict} else None
+
+
+def fields_of(shape: Any) -> str:
+    """The names that a Struct has in JSON."""
+    return ", ".join(field.encode_name for field in msgspec.structs.fields(shape))
+
+
 def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -207,11 +244,24 @@ def as_metrics(metrics: Any) -> dict[str, Any]:
     }  # fmt: skip
     kept, refused = values.metrics(numbers)
     if refused:
-        raise refused[0]
+        raise RejectedError(_no_number(metrics, refused[0]), key=refused[0].key, hint=_NUMBERS)
     _few(kept, "metrics")
     for name in kept:
         as_name(name, "metrics", least=1)
     return kept
+
+
+_NUMBERS = 'allowed: a number, or one of the texts "NaN", "Infinity", "-Infinity"'
+
+
+def _no_number(metrics: Any, refused: RejectedError) -> str:
+    """The sentence about a metric that is no number, with the value as JSON has it."""
+    value = metrics
+    for part in [refused.key] if refused.key in metrics else refused.key.split("/"):
+        if not isinstance(value, dict) or part not in value:
+            return refused.message
+        value = value[part]
+    return f"metric {refused.key!r}: {msgspec.json.encode(value).decode()[:60]} is no number"
 
 
 def as_event(i: int, one: LoggedEvent) -> events.Event:
@@ -220,10 +270,15 @@ def as_event(i: int, one: LoggedEvent) -> events.Event:
         raise RejectedError(
             f"kind {one.kind[:60]!r} is not allowed", key=f"events[{i}].kind", hint=f"allowed: {', '.join(LOGGED)}"
         )
+    shape: Any = events.KINDS[one.kind]
     try:
-        event: Any = msgspec.convert(one.data, type=events.KINDS[one.kind])
+        event: Any = msgspec.convert(one.data, type=shape)
     except msgspec.ValidationError as problem:
-        raise RejectedError(f"the data do not fit {one.kind}: {problem}", key=f"events[{i}].data") from None
+        words, path, fields = misfit(problem, shape)
+        raise RejectedError(f"the data do not fit {one.kind}: {words}", key=f"events[{i}].data{path}", hint=fields) from None
+    if absent := [name for name in one.data if name not in {field.encode_name for field in msgspec.structs.fields(shape)}]:
+        said = f"the data do not fit {one.kind}: no field {absent[0][:60]!r}"
+        raise RejectedError(said, key=f"events[{i}].data", hint=f"fields: {fields_of(shape)}")
     form = {
         "metrics.logged": ("values", as_metrics), "parameters.added": ("params", as_params), "tags.changed": ("set", as_tags),
         "note.changed": ("note", lambda text: as_text(text, "note")), "system_metrics.logged": ("values", as_metrics),
@@ -233,7 +288,9 @@ def as_event(i: int, one: LoggedEvent) -> events.Event:
         if isinstance(event, events.MetricsLogged):
             event = msgspec.structs.replace(event, step=values.step(event.step), time=values.moment(event.time))
         if isinstance(event, events.RunFinished) and event.status not in {"completed", "failed", "killed"}:
-            raise RejectedError(f"status {event.status[:40]!r} is not allowed", key="status", hint="completed, failed or killed")
+            raise RejectedError(
+                f"status {event.status[:40]!r} is not allowed", key="status", hint="allowed: completed, failed, killed"
+            )
         if form is not None:
             event = msgspec.structs.replace(event, **{form[0]: form[1](getattr(event, form[0]))})
     except RejectedError as problem:

@@ -143,7 +143,7 @@ def _serve(call: Call, *, host: str, port: int | None, reload: bool, token_file:
 @click.option("--from", "from_timestamp", metavar="TIME", help="Started at or after 2026-01-31 or 2026-01-31T12:00:00Z.")
 @click.option("--to", "to_timestamp", metavar="TIME", help="Started at or before; a bare date includes its whole day.")
 @click.option("--has-artifacts/--no-artifacts", "has_artifacts", default=None, help="With, or without, artifacts.")
-@click.option("--dataset", "dataset_id", help="On this dataset.")
+@click.option("--dataset", "dataset_id", help="On this dataset: NAME, NAME@v2, or the text that was its dataset_id.")
 @click.option("--command", "command_substring", metavar="TEXT", help="Whose command has this text in it.")
 @click.option("--note", "note_substring", metavar="TEXT", help="Whose note has this text in it.")
 @click.option("--q", metavar="TEXT", help="With this text in id, name, project, command, dataset, note, parameters or tags.")
@@ -166,7 +166,7 @@ def runs(call: Call, /, latest: int | None, **given: Any) -> None:
         pairs.append(("limit", str(latest)))
     asked = RunFilter.parse(pairs)
     with call.lab() as lab:
-        page = queries.list_runs(lab, asked)
+        page = queries.list_runs(lab, asked, strict=True)
         if latest is not None:
             details = queries.get_runs_by_ids(lab, [row.run_id for row in page.rows])
             call.answer(details, lambda terminal, screen: terminal.latest(screen, details))
@@ -307,7 +307,7 @@ def _print_system(lab: Lab, screen: Screen, run: queries.RunDetail) -> None:
         return
     columns = [terminal.Column("figure", [terminal.cell(key) for key in figures])]
     for title, pick in (("last", itemgetter(-1)), ("min", min), ("max", max)):
-        texts = [terminal.cell(terminal.number(pick(values))) for values in figures.values()]
+        texts = [terminal.cell(terminal.figure(key, pick(values))) for key, values in figures.items()]
         columns.append(terminal.Column(title, texts, right=True))
     curves = [terminal.cell(screen.sparkline(values, width=24), "cyan") for values in figures.values()]
     screen.show(terminal.title(run))
@@ -331,6 +331,8 @@ def _print_metrics(lab: Lab, screen: Screen, run: queries.RunDetail, keys: Seque
             (steps, values), count = _by_key(thinned.rows)[name], thinned.total
         terminal.points(screen, name, steps, values, count=count)
     finals = {key: value for key, value in run.final_metrics.items() if key not in names and (not keys or key in keys)}
+    if not names and not finals:
+        say("no metrics were logged")
     if finals:
         screen.heading("final values without points")
         screen.facts([(key, terminal.number(value)) for key, value in finals.items()], indent=2)
@@ -413,7 +415,7 @@ def _draw_comparison(lab: Lab, found: queries.RunComparison, terminal: Any, scre
 @_verb("ailab top accuracy", "ailab top val_loss -k 5 --dataset iris --of min", calls="queries.leaderboard")
 @click.argument("metric")
 @click.option("-k", "--top-k", type=click.IntRange(1, LIMIT_MAX), default=10, show_default=True, help="How many at most.")
-@click.option("--dataset", "dataset_id", help="Only runs on this dataset.")
+@click.option("--dataset", "dataset_id", help="On this dataset: NAME, NAME@v2, or the text that was its dataset_id.")
 @click.option("--project", help="Only runs of this project: its name or id.")
 @click.option(
     "--of", type=click.Choice(["last", "min", "max", "mean"]), help="Which of the logged points. [default: the final value]"
@@ -428,14 +430,10 @@ def top(call: Call, /, metric: str, project: str | None, **options: Any) -> None
     from . import events, naming, queries
 
     with call.lab() as lab:
-        rows = queries.leaderboard(lab, metric, project_id=project and events.project_id(project), **options)
+        rows = queries.leaderboard(lab, metric, project_id=project and events.project_id(project), strict=True, **options)
         if not rows:
             known = naming.known_metrics(lab)
-            if metric not in known:
-                raise NotFoundError(
-                    "metric", metric, nearest=naming.near(metric, known), hint="" if known else "no run has a final metric yet"
-                )
-            say("no runs that the filters keep have this metric")
+            say("no runs that the filters keep have this metric" if known else "no run has a final metric yet")
     if rows or call.json:
         call.answer(rows, lambda terminal, screen: terminal.leaderboard(screen, rows))
 
@@ -516,16 +514,16 @@ def _act(call: Call, run: str, act: Callable[[Any, str], queries.RunDetail]) -> 
 def changes(call: Call, run: str | None, limit: int) -> None:
     """List what was changed, when, and by whom.
 
-    Newest first, with the value before and after.
-        RUN is an id, a start or an end of one that no other run shares, or `latest`; without it, of all runs and projects.
+    Newest first, with the value before and after, and the event that `ailab undo` takes.
+    RUN is an id, a start or an end of one that no other run shares, or `latest`; without it, of all runs and projects.
     """
-    from . import naming, queries
+    from . import inventory_drawn, naming, queries
 
     with call.lab() as lab:
         run_id = None if run is None else naming.resolve_run(lab, run)
         page = queries.list_changes(lab, run_id=run_id, limit=limit)
     if page.rows or call.json:
-        call.answer(page.rows, lambda terminal, screen: terminal.changes(screen, page.rows))
+        call.answer(page.rows, lambda _terminal, screen: inventory_drawn.changes(screen, page.rows))
     if not page.rows:
         say("nothing was changed")
     elif page.total > len(page.rows):

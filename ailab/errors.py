@@ -97,11 +97,13 @@ class FilterError(AilabError, ValueError):
 
     Attributes:
         where: the part of the question that is meant, such as `metric_min`.
+        nearest: what could have been meant, best first.
     """
 
-    def __init__(self, message: str, *, where: str, hint: str = "") -> None:
+    def __init__(self, message: str, *, where: str, hint: str = "", nearest: list[str] | None = None) -> None:
         super().__init__(message, hint=hint)
         self.where = where
+        self.nearest = nearest or []
 
 
 class NotFoundError(AilabError, KeyError):

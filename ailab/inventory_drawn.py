@@ -1,11 +1,12 @@
-"""How projects, datasets, files and tokens look to a person at a terminal; `terminal` has the screen and all about runs."""
+"""How projects, datasets, files, changes and tokens look at a terminal; `terminal` has the screen and all about runs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .naming import short_event
 from .queries import bytes_of
-from .terminal import Column, Screen, age, cell, moment, number, one_line, size, tags
+from .terminal import Column, Screen, age, cell, moment, number, one_line, short_id, size, tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from .bodies import CreatedToken
     from .inventory import DatasetDetail, DatasetPreview, DatasetView, ProjectView, TokenView
-    from .queries import ArtifactFile
+    from .queries import ArtifactFile, Change
     from .remote import Shipped
 
 
@@ -179,6 +180,21 @@ def _branches(root: _Folder, lines: tuple[str, str, str, str]) -> Iterator[tuple
 
 def _location(file: ArtifactFile) -> str:
     return "" if not file.reference else file.location or "somewhere else"
+
+
+def changes(screen: Screen, rows: Sequence[Change]) -> None:
+    """What was changed, newest first; events as `ailab undo` takes them."""
+    columns = [
+        Column("when (UTC)", [cell(moment(row.at), "dim") for row in rows]),
+        Column("who", [cell(row.by) for row in rows], rank=1, limit=10),
+        Column("via", [cell(row.via) for row in rows], rank=4),
+        Column("run", [cell(row.run_id and short_id(row.run_id), "dim") for row in rows], rank=2),
+        Column("field", [cell(row.field) for row in rows], limit=12),
+        Column("old", [cell("-" if row.old is None else row.old, "dim") for row in rows], limit=9),
+        Column("new", [cell("-" if row.new is None else row.new) for row in rows], limit=14),
+        Column("event", [cell(short_event(row.event), "dim") for row in rows], rank=3),
+    ]
+    screen.table(columns)
 
 
 def shipped(screen: Screen, found: Shipped) -> None:

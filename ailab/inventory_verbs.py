@@ -305,8 +305,9 @@ def artifacts(call: Call, /, run: str, added: str | None, wanted: str | None, **
                 _write(content, given["output"] or found.name, force=given["force"])
             return
         files = [file for file in queries.list_artifacts(lab, run_id) if given["kind"] in {None, file.kind}]
-    call.answer(files, lambda _terminal, screen: inventory_drawn.tree(screen, files))
-    if not files:
+    if files or call.json:
+        call.answer(files, lambda _terminal, screen: inventory_drawn.tree(screen, files))
+    else:
         say("no files")
 
 
@@ -460,25 +461,38 @@ def rename(call: Call, words: tuple[str, ...], project: str | None, dataset: str
             _answer_run(call, found)
 
 
-@_verb("ailab undo 20261120T093000000000Z_lab_4711_0badcafe:3", "ailab undo", calls="actions.Actions.undo")
+@_verb("ailab undo", "ailab undo 0badcafe:3", calls="actions.Actions.undo")
 @click.argument("event", required=False)
 @click.pass_obj
 def undo(call: Call, event: str | None) -> None:
     """Take a change back: what it changed reads as before.
 
-    EVENT is the id that `ailab changes --json` shows; without it the newest change of all. An undoing can be undone.
+    EVENT is what `ailab changes` lists; without it the newest change of all, unless that is somebody else's. An undoing can be
+    undone.
     """
-    from . import queries
-    from .errors import NotFoundError
+    from . import inventory_drawn, naming
 
     with _acting(call) as actions:
-        if event is None:
-            newest = queries.list_changes(actions.lab, limit=1).rows
-            if not newest:
-                raise NotFoundError("change", "latest", hint="nothing was changed")
-            event = newest[0].event
+        event = _newest_change(actions) if event is None else naming.resolve_change(actions.lab, event)
         rows = actions.undo(event)
-    call.answer(rows, lambda terminal, screen: terminal.changes(screen, rows))
+    call.answer(rows, lambda _terminal, screen: inventory_drawn.changes(screen, rows))
+
+
+def _newest_change(actions: Actions) -> str:
+    """The event of the newest change; a change of somebody else is not taken back by the way."""
+    from . import naming, queries
+    from .capture import user_name
+    from .errors import ConflictError, NotFoundError
+
+    rows = queries.list_changes(actions.lab, limit=1).rows
+    if not rows:
+        raise NotFoundError("change", naming.LATEST, hint="nothing was changed")
+    newest: queries.Change = rows[0]
+    if newest.by not in {None, user_name()}:
+        short = naming.short_event(newest.event)
+        hint = f"ailab undo {short} takes it back all the same; `ailab changes` lists others"
+        raise ConflictError(f"the newest change is by {newest.by!r}", where="event", nearest=[newest.event], hint=hint)
+    return newest.event
 
 
 @_verb("ailab sync http://lab:8000", "ailab sync https://lab.example", calls="remote.sync")

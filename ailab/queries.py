@@ -30,7 +30,7 @@ from .filters import (
     pointer,
     seen_of,
 )
-from .naming import nearest_runs
+from .naming import check_known, nearest_runs, unknown
 from .values import as_json
 from .views import asof
 from .views.points import Points
@@ -223,19 +223,20 @@ class Page(msgspec.Struct, kw_only=True):
 _SUMMARY = "detail, git_hash, status, project"
 
 
-def list_runs(lab: Lab, f: RunFilter | None = None, *, counted: bool = True) -> Page:
+def list_runs(lab: Lab, f: RunFilter | None = None, *, counted: bool = True, strict: bool = False) -> Page:
     """Runs that a filter keeps, newest first unless it says otherwise, without those in the trash.
 
     Args:
         lab: the catalogue.
         f: the filter.
         counted: count all that it keeps; without it `total` is the number of rows.
+        strict: refuse a metric or parameter that no run has.
 
     Returns:
         A page of RunSummaryView.
 
     Raises:
-        FilterError: a part of the filter does not parse.
+        FilterError: a part of the filter does not parse; or, `strict`, no run has what is asked for, or sorted by.
     """
     f = f or RunFilter()
     parse_count("limit", str(f.limit), LIMIT_MAX)
@@ -245,12 +246,23 @@ def list_runs(lab: Lab, f: RunFilter | None = None, *, counted: bool = True) -> 
         after, bound = behind(keys, f.sort, f.cursor)
         here, beyond = f"{where} AND {after}", [*values, *bound]
     rows = _first_rows(lab, f"FROM base.run_table WHERE {here}", beyond, keys, f.limit + 1)
+    if strict and not f.trashed:
+        _check_names(lab, f, None if not rows else rows[0][-len(keys)])
     total = len(rows)
     if counted and (total > f.limit or f.cursor is not None):
         total = _count(lab, where, values)
     found = [_listed(row) for row in rows[: f.limit]]
     following = cursor_of(f.sort, list(rows[f.limit - 1][-len(keys) :])) if len(rows) > f.limit else None
     return Page(rows=found, total=total, next=following)
+
+
+def _check_names(lab: Lab, f: RunFilter, best: Any) -> None:
+    """Raise FilterError where a name finds nothing because no run has it; `best` is what the first run is sorted by."""
+    if f.metric_name is not None and best is None:
+        check_known(lab, "metrics", f.metric_name, where="metric_name", project_id=f.project_id)
+    table, _, name = f.sort.removeprefix("-").partition(".")
+    if table in {"metrics", "params"} and best is None and f.cursor is None:
+        check_known(lab, table, name, where="sort", project_id=f.project_id)
 
 
 def _count(lab: Lab, where: str, values: list[Any]) -> int:
@@ -475,6 +487,7 @@ def leaderboard(  # the filters of its route
     order: str | None = None,
     of: str | None = None,
     project_id: str | None = None,
+    strict: bool = False,
 ) -> list[LeaderboardRow]:
     """The best runs by a metric; runs without it are left out, NaN comes last.
 
@@ -488,9 +501,10 @@ def leaderboard(  # the filters of its route
             speaks of loss, error or time, else max.
         of: last, min, max or mean of the logged points; by default the final value.
         project_id: only runs of this project.
+        strict: refuse a metric that no run has.
 
     Raises:
-        FilterError: order or of is none of these.
+        FilterError: order or of is none of these; or, `strict`, no run has the metric, but others.
     """
     parse_count("top_k", str(top_k), LIMIT_MAX)
     way = _choose("order", order, ("desc", "asc")) or _best_first(lab, metric_name)
@@ -514,6 +528,8 @@ def leaderboard(  # the filters of its route
         if len(rows) < top_k:
             text = f"FROM {table} WHERE {where} AND {kind.format(value)}"
             rows += _first_rows(lab, text, [*values, *bound], keys, top_k - len(rows))
+    if strict and not rows:
+        check_known(lab, "metrics", metric_name, where="metric_name", project_id=project_id)
     return [
         LeaderboardRow(**msgspec.structs.asdict(_listed(row)), rank=i, metric_name=metric_name, value=as_json(row[4]))
         for i, row in enumerate(rows, 1)
@@ -633,6 +649,7 @@ def metric_points(
     max_points: int | None = None,
     since: str | None = None,
     cursor: bool = False,
+    strict: bool = False,
 ) -> Page:
     """Logged points of a run by metric and step; raw, or the points with the smallest and greatest value of equal stretches.
 
@@ -643,13 +660,14 @@ def metric_points(
         max_points: points per metric at most; every bucket keeps its minimum and its maximum.
         since: only points that came after the answer which had this cursor; it holds for the metrics that were asked for then.
         cursor: give the answer a cursor, in `next`; one that was asked with `since` has one anyway.
+        strict: refuse metrics that a run will not have any more.
 
     Returns:
         A page of MetricPoint; `total` counts the points before downsampling.
 
     Raises:
         NotFoundError: there is no such run.
-        FilterError: the cursor is none, or stands with `max_points`.
+        FilterError: the cursor is none, or stands with `max_points`; or, `strict`, the run has ended without these metrics.
     """
     _check_there(lab, run_id)
     if since is not None and max_points is not None:
@@ -664,8 +682,18 @@ def metric_points(
         total = len(rows)
     else:
         rows, total = points.thinned(max_points)
+    if strict and keys and not total and since is None:
+        _check_keys(lab, run_id, keys)
     found = [MetricPoint(key=k, step=s, time=t, value=as_json(v), exact=e) for k, s, t, v, e in rows]
     return Page(rows=found, total=total, next=following)
+
+
+def _check_keys(lab: Lab, run_id: str, keys: Sequence[str]) -> None:
+    """Raise FilterError for a metric that a run will not have any more, unless it has none."""
+    run = get_run(lab, run_id)
+    known = list(run.final_metrics)
+    if run.status not in {"pending", "running"} and known and not any(key in known for key in keys):
+        raise unknown("metric", keys[0], known, where="key")
 
 
 def run_sql(lab: Lab, query: str, *, limit: int = LIMIT_MAX) -> SqlAnswer:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .checkup import Checkup
     from .queries import (
         ArtifactFile,
-        Change,
         DatasetUse,
         LeaderboardRow,
         RunComparison,
@@ -166,6 +165,13 @@ def number(value: Any) -> str:
         return str(value)
     v = as_float(value)
     return f"{v:.1f}" if 1000 <= abs(v) < 10**7 else f"{v:.4g}"  # noqa: PLR2004
+
+
+def figure(key: str, value: float) -> str:
+    """A figure of the machine; its name says whether it counts bytes."""
+    if key.endswith("_bytes"):
+        return size(value)
+    return f"{size(value)}/s" if key.endswith("_bytes_per_s") else number(value)
 
 
 def numbers(values: Sequence[Any]) -> list[str]:
@@ -716,20 +722,6 @@ def acted(screen: Screen, run: RunDetail) -> None:
     """What an action can change of a run, as it is now."""
     screen.show(title(run))
     screen.facts([("note", run.note), ("tags", tags(run.tags))], indent=2)
-
-
-def changes(screen: Screen, rows: Sequence[Change]) -> None:
-    """What was changed, newest first."""
-    columns = [
-        Column("when (UTC)", [cell(moment(row.at), "dim") for row in rows]),
-        Column("who", [cell(row.by) for row in rows], rank=1, limit=10),
-        Column("via", [cell(row.via) for row in rows], rank=3),
-        Column("run", [cell(row.run_id and short_id(row.run_id), "dim") for row in rows], rank=2),
-        Column("field", [cell(row.field) for row in rows], limit=12),
-        Column("old", [cell("-" if row.old is None else row.old, "dim") for row in rows], limit=9),
-        Column("new", [cell("-" if row.new is None else row.new) for row in rows], limit=14),
-    ]
-    screen.table(columns)
 
 
 def rows_of_sql(screen: Screen, answer: SqlAnswer) -> None:

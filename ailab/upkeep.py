@@ -112,6 +112,7 @@ def _draw_verification(found: Verification, terminal: Any, screen: Screen) -> No
             ),
             ("lines", f"{found.lines:,}" + (f", {found.redacted:,} of them redacted" if found.redacted else "")),
             ("blobs", f"{found.blobs:,}"),
+            ("references", None if found.references is None else _references(found)),
             ("read", f"{terminal.size(found.bytes)} in {found.seconds:.1f} s"),
         ]
     )
@@ -121,6 +122,13 @@ def _draw_verification(found: Verification, terminal: Any, screen: Screen) -> No
         where = one.file.replace(found.store + os.sep, "") + (f":{one.line}:{one.offset}" if one.line else "")
         rows.append((one.level, f"{one.kind}: {one.what}" if one.what else one.kind, where, one.cost, one.hint))
     terminal.findings(screen, rows or [("ok", "every byte is as it was written", "", "", "")])
+
+
+def _references(found: Verification) -> str:
+    if not found.references:
+        return "none to files of this machine"
+    wrong = len({one.file for one in found.findings if " refers to this file: " in one.what})
+    return f"{counted(found.references, 'file')}, " + (f"{wrong:,} changed or gone" if wrong else "all as they were logged")
 
 
 @_verb("ailab compact", "ailab compact --grace 0 --json", calls="views.compact.compact")

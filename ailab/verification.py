@@ -60,7 +60,10 @@ class Finding(msgspec.Struct, kw_only=True):
 
 
 class Verification(msgspec.Struct, kw_only=True):
-    """What was read, and what was found: `lines` of segments and tables, each once, and all `bytes` that were read."""
+    """What was read, and what was found: `lines` of segments and tables, each once, and all `bytes` that were read.
+
+    `references` counts files of this machine that were only referred to; None where they were not to be read.
+    """
 
     store: str
     segments: int = 0
@@ -70,6 +73,7 @@ class Verification(msgspec.Struct, kw_only=True):
     tables: int = 0
     blobs: int = 0
     redacted: int = 0
+    references: int | None = None
     bytes: int = 0
     seconds: float = 0.0
     findings: list[Finding] = []
@@ -559,6 +563,7 @@ class _Look:
                     "warning", kind, place[1], what=f"{owner} refers to this file: {what}",
                     cost="nothing of the store: its bytes were never kept here", hint=f"its SHA-256 was {one.sha256}",
                 )  # fmt: skip
+        self.found.references = len(there)
 
     def _look_at(self, path: str) -> tuple[str, str]:
         """(SHA-256 of a file, ""), or ("", why it cannot be read)."""

@@ -43,6 +43,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+_PLAIN = re.compile(r"[^\W\d][\w/-]*")
 _SIGNS = {"=": "=", "==": "=", "!=": "<>", "<>": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _WORDS = frozenset({"and", "or", "not", "in", "like", "ilike", "is", "null", "true", "false"})
 
@@ -159,6 +160,9 @@ class _Parser:
         if found is None:
             said = table if key is None else f"{table}.{key}"
             hint = "a column such as status, or metrics.NAME, params.NAME, tags.NAME"
+            if key is None:
+                plain = table if _PLAIN.fullmatch(table) else f"`{table[:60]}`"
+                hint = f"metrics.{plain}, params.{plain} or tags.{plain}, or a column such as status"
             raise FilterError(f"no name {said[:60]!r}, at character {token.at}", where="where", hint=hint)
         return found, table if key is None else f"{table}.{key}"
 

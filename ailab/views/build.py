@@ -301,10 +301,6 @@ class Lab:
             return False
         return True
 
-    def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection of its own to the same tables, for another thread."""
-        return self.con.cursor()
-
     def prepare(self, query: str | None = None) -> None:
         """Make the views, and make sure that what a query may read is there and whole; None means all."""
         with self._lock:
@@ -335,22 +331,24 @@ class Lab:
 
     def clock_of(self, run_id: str) -> int:
         """The greatest Lamport clock among the events of a run; -1 where it is not known."""
-        with self._lock:
-            self._load([run_id])
-            fold = self.runs.get(run_id)
-            return -1 if fold is None else fold.clock
+        fold = self.fold_of(run_id)
+        return -1 if fold is None else fold.clock
 
     def clock_of_subject(self, about: str, name: str) -> int:
         """The greatest Lamport clock among the events of a project, dataset or token; -1 where it is not known."""
         with self._lock:
             return self._register.clock_of(about, name)
 
-    def changes_of_run(self, run_id: str) -> list[dict[str, Any]]:
-        """What was changed of a run, oldest first; see `RunState`."""
+    def undoing_of_subject(self, event: str, about: str, name: str) -> str | None:
+        """The undoing that takes an event of a project or dataset out of the count; None where it counts."""
+        with self._lock:
+            return self._register.undoing_of(event, about, name)
+
+    def fold_of(self, run_id: str) -> RunFold | None:
+        """All that is known of a run; None where nothing is."""
         with self._lock:
             self._load([run_id])
-            fold = self.runs.get(run_id)
-            return [] if fold is None else fold.state().changes
+            return self.runs.get(run_id)
 
     def document(self, table: str, columns: str, key: str, digest: str | None) -> tuple[Any, ...] | None:
         """A row of `environment_table` or `code_table`, if the document was read; asked once for each digest."""

@@ -58,6 +58,15 @@ def undone(said: Sequence[tuple[str, str, str | None]]) -> set[int]:
     return gone
 
 
+def undoing_of(event: str, said: Sequence[tuple[str, str, str | None]]) -> str | None:
+    """The undoing that takes an event out of the count, the latest of them; None where it counts. `said` is as in `undone`."""
+    gone = undone(said)
+    if all(said[i][0] != event for i in gone):
+        return None
+    counting = (one for i, one in enumerate(said) if i not in gone and one[1] == UNDONE and one[2] == event)
+    return max(counting, key=said.index)[0]
+
+
 class Told(msgspec.Struct, frozen=True, gc=False):
     """What an event's line and its segment's header tell besides the payload; `writer` is the run that wrote the segment."""
 
@@ -300,11 +309,26 @@ class RunFold:
         """Where an event stands in the order of all."""
         return word.clock, self.names[word.segment], word.seq
 
-    def state(self) -> RunState:
-        """Replay its events."""
+    def _sort(self) -> None:
         if not self._sorted:
             self.words.sort(key=self.place_of)
             self._sorted = True
+
+    def _said(self) -> list[tuple[str, str, str | None]]:
+        """Its events as `undone` takes them."""
+        return [
+            (f"{self.names[word.segment]}:{word.seq}", word.kind, word.event.event if word.kind == UNDONE else None)
+            for word in self.words
+        ]
+
+    def undoing_of(self, event: str) -> str | None:
+        """The undoing that takes an event out of the count; None where it counts."""
+        self._sort()
+        return undoing_of(event, self._said())
+
+    def state(self) -> RunState:
+        """Replay its events."""
+        self._sort()
         if any(word.kind == UNDONE for word in self.words):
             return self._with_undoings()
         return self._replay(self.words)
@@ -318,10 +342,7 @@ class RunFold:
     def _with_undoings(self) -> RunState:
         """The same where something was taken back: from each undoing on, as if what it names had never been said."""
         state = RunState(self)
-        said = [
-            (f"{self.names[word.segment]}:{word.seq}", word.kind, word.event.event if word.kind == UNDONE else None)
-            for word in self.words
-        ]
+        said = self._said()
         for i, word in enumerate(self.words):
             if word.kind != UNDONE:
                 HANDLERS[word.kind](state, word, word.event)

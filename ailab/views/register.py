@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from .. import events
-from .fold import UNDONE, Told, undone
+from .fold import UNDONE, Told, undoing_of, undone
 from .rows import insert, project_of, text_of
 
 if TYPE_CHECKING:
@@ -307,11 +307,13 @@ class Register:
 
     def clock_of(self, about: str, name: str) -> int:
         """The greatest Lamport clock among the events of a subject; -1 where nothing was said of it."""
-        known = (about, name) in self._touched
-        fold = self._fold((about, name))
-        if not known:
-            self._touched.discard((about, name))
-        return max((told.clock for told, _ in fold.words), default=-1)
+        return max((told.clock for told, _ in self._known((about, name)).words), default=-1)
+
+    def undoing_of(self, event: str, about: str, name: str) -> str | None:
+        """The undoing that takes an event of a subject out of the count; None where it counts."""
+        words = sorted(self._known((about, name)).words, key=lambda word: word[0].place)
+        said = [(told.event, told.kind, getattr(_decoders[told.kind](data), "event", None)) for told, data in words]
+        return undoing_of(event, said)
 
     def call(self, run: RunFold) -> None:
         """Take in the names that a run gave to projects: none as long as the run is not there."""
@@ -338,6 +340,14 @@ class Register:
                 text = f"SELECT state FROM {self._states} WHERE about = ? AND name = ?"  # noqa: S608  (our own table)
                 for (state,) in self._con.execute(text, list(subject)).fetchall():
                     fold.load(state.encode())
+        return fold
+
+    def _known(self, subject: Subject) -> _Fold:
+        """What is known of a subject; nothing is said of it, so its rows stand."""
+        was_touched = subject in self._touched
+        fold = self._fold(subject)
+        if not was_touched:
+            self._touched.discard(subject)
         return fold
 
     def again(self, is_gone: Callable[[Told], bool]) -> None:

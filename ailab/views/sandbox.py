@@ -39,6 +39,7 @@ FORBIDDEN = frozenset({
     "query", "query_table", "current_connection_id", "current_transaction_id", "current_query_id", "txid_current",
 })  # fmt: skip
 """Functions that tell of the process, its settings and its environment, or change something."""
+_VIEWS = "SHOW TABLES names the views, DESCRIBE wide the columns of one"
 _EXPLAIN = re.compile(r"\s*explain\s+(?!analyze\b)", re.IGNORECASE)
 _SHOW = re.compile(r"\s*show\s+tables\s*;?\s*", re.IGNORECASE)
 _PLAIN_NAME = re.compile(r"[^\W\d]\w*")
@@ -60,8 +61,11 @@ def check(con: duckdb.DuckDBPyConnection, query: str, views: frozenset[str]) -> 
     except duckdb.Error as problem:
         raise _refusal(str(problem)) from None
     if kinds not in (["SELECT"], ["EXPLAIN"]):
-        said = ", ".join(kinds) or "nothing"
-        raise FilterError(f"one SELECT is allowed, not {said}", where="sql", hint="DESCRIBE wide tells the columns of a view")
+        said = f"{len(kinds)} statements" if len(kinds) > 1 else ", ".join(kinds) or "nothing"
+        hint = (
+            "ask them one by one, or join them with UNION ALL" if len(kinds) > 1 else "DESCRIBE wide tells the columns of a view"
+        )
+        raise FilterError(f"one SELECT is allowed, not {said}", where="sql", hint=hint)
     text = _EXPLAIN.sub("", query, count=1) if kinds == ["EXPLAIN"] else query
     ((parsed,),) = con.execute("SELECT json_serialize_sql(?)", [text]).fetchall()
     tree = msgspec.json.decode(parsed)
@@ -99,7 +103,7 @@ def _check_node(node: dict[str, Any], tables: frozenset[str]) -> None:
             or node.get("schema_name") not in {"", "main"}
             or name.lower() not in tables
         ):
-            raise FilterError(f"no view {name[:60]!r}", where="sql", hint='`ailab sql "show tables"` names the views')
+            raise FilterError(f"no view {name[:60]!r}", where="sql", hint=_VIEWS)
     elif kind == "TABLE_FUNCTION":
         name = str(node["function"].get("function_name", "")).lower()
         if name not in TABLE_FUNCTIONS:
@@ -111,7 +115,7 @@ def _check_node(node: dict[str, Any], tables: frozenset[str]) -> None:
 
 
 def _refusal(words: str) -> FilterError:
-    return FilterError(words.strip(), where="sql", hint='`ailab sql "show tables"` names the views')
+    return FilterError(words.strip(), where="sql", hint=_VIEWS)
 
 
 def rows_of(lab: Lab, query: str) -> tuple[list[str], list[str], Iterator[list[tuple[Any, ...]]]]:

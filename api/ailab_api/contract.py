@@ -16,6 +16,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIResponse, Operation, Parameter, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
+from ailab.bodies import misfit
 from ailab.errors import FilterError, RefusedError
 from ailab.filters import parse_count, parse_switch
 from ailab.problems import Problem
@@ -244,10 +245,8 @@ def decode_body(body: bytes, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as problem:
-        sentence, _, place = str(problem).partition(" - at `$")
-        where = "body" + place.rstrip("`")
-        fields = ", ".join(field.encode_name for field in msgspec.structs.fields(shape))  # type: ignore[arg-type]
-        raise FilterError(f"the body does not fit: {sentence[:200]}", where=where, hint=f"fields: {fields}") from None
+        words, path, fields = misfit(problem, shape)
+        raise FilterError(f"the body does not fit: {words}", where=f"body{path}", hint=fields) from None
     except RecursionError:
         raise FilterError("the body is nested too deeply", where="body") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:

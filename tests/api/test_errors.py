@@ -201,10 +201,60 @@ def test_a_body_that_does_not_fit_is_400(server, method, path, body):
 def test_a_body_says_where_it_does_not_fit(server):
     """The place in the body is named as JSON path, and the fields that there are as hint."""
     found = problem(server.send("PATCH", "/runs/run-w/note", {"note": 1}), 400, "invalid", where="body.note", hint="fields: note")
-    assert found["detail"] == "the body does not fit: Expected `str`, got `int`"
+    assert found["detail"] == "the body does not fit: expected string, got integer"
     found = problem(server.send("POST", "/compare", {"run_ids": ["a", 2]}), 400, "invalid", where="body.run_ids[1]")
     found = problem(server.send("PATCH", "/runs/run-w/note", {"note": "x", "id": 1}), 400, "invalid", where="body")
     assert "unknown field `id`" in found["detail"]
+    found = problem(
+        server.send("POST", "/runs/run-w/events", {"events": [{"kindd": "x"}]}), 400, "invalid", where="body.events[0]"
+    )
+    assert found["hint"] == "fields: kind, data"
+    found = problem(server.send("PATCH", "/runs/run-w", {"step": 1.5}), 400, "invalid", where="body.step")
+    assert found["detail"] == "the body does not fit: expected integer or null, got number"
+
+
+@pytest.mark.parametrize(
+    ("data", "where", "detail", "hint"),
+    [
+        ({"valuess": {}}, "events[0].data", "object missing required field `values`", "fields: values, step, time"),
+        ({"values": {}, "stp": 1}, "events[0].data", "no field 'stp'", "fields: values, step, time"),
+        (
+            {"values": {}, "step": "1"},
+            "events[0].data.step",
+            "expected integer or null, got string",
+            "fields: values, step, time",
+        ),
+    ],
+)
+def test_data_of_an_event_that_do_not_fit(server, data, where, detail, hint):
+    """A field that its kind does not have would be lost in silence; all that it has are named."""
+    answer = server.send("POST", "/runs/run-w/events", {"events": [{"kind": "metrics.logged", "data": data}]})
+    problem(answer, 400, "rejected", where=where, detail=f"the data do not fit metrics.logged: {detail}", hint=hint)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [("nan", '"nan"'), (None, "null"), ([1], "[1]"), ({"deep": None}, "null"), ("x" * 99, '"' + "x" * 59)]
+)
+def test_a_metric_that_is_no_number_is_told_in_json(server, value, said):
+    """As it was sent, and what may be sent."""
+    name = "loss/deep" if isinstance(value, dict) else "loss"
+    hint = 'allowed: a number, or one of the texts "NaN", "Infinity", "-Infinity"'
+    sent = {"metrics": {"loss": value}}
+    problem(server.send("PATCH", "/runs/run-w", sent), 400, "rejected", where=name, hint=hint,
+            detail=f"metric {name!r}: {said} is no number")  # fmt: skip
+    assert server.send("PATCH", "/runs/run-w", {"metrics": {"loss": "nan"}, "status": "done"}).status == 400
+
+
+def test_a_hint_suits_its_reader(server):
+    """Who asks over HTTP is told nothing that is to be typed at a terminal; two statements are told as two."""
+    found = problem(server.send("POST", "/sql", {"sql": "select 1; select 2"}), 400, "invalid", where="sql")
+    assert (found["detail"], found["hint"]) == (
+        "one SELECT is allowed, not 2 statements", "ask them one by one, or join them with UNION ALL",
+    )  # fmt: skip
+    for sql in ("select * from nothing", "selec 1", "select nothing from runs"):
+        found = problem(server.send("POST", "/sql", {"sql": sql}), 400, "invalid", where="sql")
+        assert found["hint"] == "SHOW TABLES names the views, DESCRIBE wide the columns of one"
+    assert "ailab" not in problem(server.send("POST", "/changes/nothing:1/undo", {}), 404, "not-found")["hint"]
 
 
 def test_a_deep_body_is_refused_whatever_its_shape():
@@ -315,6 +365,32 @@ def test_bytes_that_are_gone_are_404(start, tmp_path):
     answer = live.get(file["url"])
     problem(answer, 404, "not-found", hint="its bytes are not in this store (a copy may have left them out)")
     assert str(tmp_path) not in answer.text
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        ("/runs/leaderboard?metric_name=acuracy", "metric_name"), ("/runs?metric_name=acuracy", "metric_name"),
+        ("/runs?sort=-metrics.acuracy", "sort"), ("/runs/run-a/metrics?key=acuracy", "key"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_metric_is_400_with_the_nearest(server, path, where):
+    """It is told from a metric that nothing was found of."""
+    found = problem(server.get(path), 400, "invalid", detail="no metric 'acuracy'", where=where)
+    assert found["nearest"][0] == "accuracy"
+    assert server.get(path.replace("acuracy", "accuracy")).status == 200
+    assert server.get("/runs?metric_name=accuracy&dataset_id=nothing").json() == []
+
+
+def test_a_bare_name_in_a_condition_is_told_what_it_may_be(server):
+    """A metric, parameter or tag has its table in front."""
+    hint = "metrics.accuracy, params.accuracy or tags.accuracy, or a column such as status"
+    problem(server.get("/runs?where=accuracy%20%3E%200.9"), 400, "invalid", where="where", hint=hint)
+    hint = "metrics.`a b`, params.`a b` or tags.`a b`, or a column such as status"
+    problem(server.get("/runs?where=%22a%20b%22%20%3E%200.9"), 400, "invalid", where="where", hint=hint)
 
 
 # -- what nobody foresaw -----------------------------------------------------------------------------------------------

@@ -9,8 +9,12 @@ import shutil
 import subprocess
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from live import ROOT
+
+from ailab.bodies import LOGGED
+from ailab.events import KINDS
 
 README = (ROOT / "api" / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -46,10 +50,22 @@ def test_a_missing_line_would_be_seen():
     assert fits("/artifacts/$RUN/download/$FILE", "/artifacts/{run_id}/download/{path}")
 
 
+def test_the_fields_of_events_are_those_of_their_kinds():
+    """Each kind that one may post has a row, which names all of its fields and no other."""
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| (.*) \|$", README[README.index("| kind |") :], re.MULTILINE))
+    assert tuple(kind for kind in rows if "." in kind) == LOGGED
+    for kind in LOGGED:
+        fields = {field.encode_name for field in msgspec.structs.fields(KINDS[kind])}
+        named = re.findall(r"`([a-z_]+)`", re.sub(r"\([^)]*\)", "", rows[kind]))
+        assert set(named) == fields, kind
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_every_curl_line_runs(start, store, tmp_path):
-    """The lines that set the variables, then all lines of the README, in one shell, against a server with runs: all answer."""
-    shutil.copytree(store, tmp_path / "copy", copy_function=os.link)  # a note is set; files never change, so links will do
+@pytest.mark.parametrize("full", [True, False])
+def test_every_curl_line_runs(start, store, tmp_path, full):
+    """The lines that set the variables, then all lines of the README, in one shell: all answer, with runs and without any."""
+    if full:
+        shutil.copytree(store, tmp_path / "copy", copy_function=os.link)  # a note is set; files never change, so links will do
     live = start(dir=tmp_path / "copy")
     assert all(line.startswith("curl ") or re.match(r"[A-Z]+=\$\(curl ", line) for line in LINES)
     script = 'curl() { command curl --fail-with-body --silent --show-error --globoff "$@"; }\n'

@@ -116,13 +116,11 @@ def test_clients_that_leave_in_every_state_leave_no_place_taken(live):
         if n % 2:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         connection.close()
-
-    def eight_at_once():
-        with contextlib.ExitStack() as stack:
-            waiting = [stack.enter_context(contextlib.closing(asked(live, "select 1"))) for _ in range(8)]
-            return [one.getresponse().status for one in waiting] == [200] * 8
-
-    wait_for(eight_at_once)  # a place is free a moment behind its answer
+    wait_for(lambda: answer(live, "select 1")[0] == 200)
+    wait_for(lambda: "ailab_sql_queries 0\n" in live.get("/metrics").text)
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(contextlib.closing(asked(live, "select 1"))) for _ in range(8)]
+        assert [one.getresponse().status for one in waiting] == [200] * 8
 
 
 def test_a_ninth_query_is_told_to_come_again(live):

@@ -86,13 +86,15 @@ class Reader:
         """Run one step; return what it printed.
 
         Raises:
-            AssertionError: it failed, or a question had no rows.
+            AssertionError: it failed, or a question had no rows, or a print nothing to show.
         """
         if step.kind == "python":
             self.scripts += 1
             script = self.folder / f"script_{self.scripts}.py"
             script.write_text(step.text)
-            return self._run([sys.executable, str(script)], step)
+            told = self._run([sys.executable, str(script)], step)
+            assert not {"[]", "None"} & set(told.splitlines()), f"{step} prints an empty answer:\n{told}"
+            return told
         if step.kind == "sql":
             told = self._run([sys.executable, "-m", "ailab", "sql", step.text, "--json"], step)
             assert json.loads(told)["rows"], f"{step} has no rows"
@@ -171,6 +173,12 @@ def test_a_page_is_done_as_it_is_written(tmp_path):
     assert "svm" in told[1]
     assert told[2] == "joined\n"
     assert json.loads(told[3])["rows"] == [["svm", 0.9]]
-    for text in ("python\n1 / 0", "sh\nailab show nothing", "sql\nSELECT 1 WHERE false", "sh\nrm -r x"):
+    for text in (
+        "python\n1 / 0",
+        "sh\nailab show nothing",
+        "sql\nSELECT 1 WHERE false",
+        "sh\nrm -r x",
+        "python\nprint(1, [])\nprint([])",
+    ):
         with pytest.raises(AssertionError, match="line 1"):
             reader.do(steps(f"```{text}\n```")[0])

@@ -511,6 +511,7 @@ def test_what_a_run_printed_and_used_is_shown(store_dir):
     with ailab.start_run() as run:
         print("one")
         print("<b>two</b>", file=sys.stderr)
+        run._write(ailab.events.SystemMetricsLogged(values={"network/sent_bytes_per_s": 6e7}))
         for used in (1e9, 3e9, 2e9):
             run._write(ailab.events.SystemMetricsLogged(values={"process/memory_bytes": used, "process/count": 1}))
         recorder._pulse._tee.drain()
@@ -519,9 +520,11 @@ def test_what_a_run_printed_and_used_is_shown(store_dir):
     said = call("show", "latest", "--console", store=store_dir).stdout
     assert said == "one\n<b>two</b>\n… 1,204 lines left out\nthree\n… 1 line left out\n"
     table = call("show", "latest", "--system", store=store_dir).stdout.splitlines()
-    assert [line.split()[:4] for line in table[1:]] == [
-        ["figure", "last", "min", "max"], ["process/count", "1", "1", "1"], ["process/memory_bytes", "2e+09", "1e+09", "3e+09"],
+    assert [re.sub("[▁-█]", "", line).split() for line in table[2:]] == [
+        ["network/sent_bytes_per_s", "60", "MB/s", "60", "MB/s", "60", "MB/s"],
+        ["process/count", "1", "1", "1"], ["process/memory_bytes", "2.0", "GB", "1.0", "GB", "3.0", "GB"],
     ]  # fmt: skip
+    assert table[1].split() == ["figure", "last", "min", "max", "curve"]
     with ailab.start_run():
         pass
     assert call("show", "latest", "--console", store=store_dir).stderr == "no lines were kept\n"
@@ -605,7 +608,7 @@ def test_actions_are_signed_and_every_version_stays(copy):
     ]  # fmt: skip
     assert {(c["by"], c["via"]) for c in made[:-1]} == {(user_name(), "cli")}
     shown = call("changes", "run-alpha", store=copy).stdout.splitlines()
-    assert shown[0].split() == ["when", "(UTC)", "who", "via", "run", "field", "old", "new"]
+    assert shown[0].split() == ["when", "(UTC)", "who", "via", "run", "field", "old", "new", "event"]
     assert "third with two lines" in shown[1] + shown[2]
 
 

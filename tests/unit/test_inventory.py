@@ -417,6 +417,8 @@ def test_every_change_can_be_undone(actions):
         undone = actions.undo(event)
         assert {one.kind for one in undone} == {"change.undone"}, what
         assert visible(actions.lab, run) == before, what
+        with pytest.raises(ConflictError, match=f"undone already, by event {undone[0].event}\nhint: undo {undone[0].event} to"):
+            actions.undo(event)
         actions.undo(undone[0].event)
         assert visible(actions.lab, run) == after, what
         actions.undo(latest(actions).event)
@@ -445,7 +447,10 @@ def test_what_was_changed_again_is_not_undone(actions):
     assert refused.value.nearest == [second]
     actions.undo(second)
     assert queries.get_run(actions.lab, run).note == "one"
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError, match="undone already"):
+        actions.undo(second)
+    actions.note(run, "three")
+    with pytest.raises(ConflictError, match="undone already"):
         actions.undo(second)
     with pytest.raises(NotFoundError, match="no change"):
         actions.undo("nothing:1")

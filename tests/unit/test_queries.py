@@ -354,3 +354,53 @@ def test_search_runs_says_what_is_wrong_with_a_condition(store_dir):
         with pytest.raises(FilterError) as error:
             ailab.search_runs(where, order)
         assert error.value.where == "where"
+
+
+def test_a_metric_that_no_run_has_is_named_with_the_nearest(asked):
+    """Asked for, sorted by or ranked by, where that is wanted; what filters leave out, or the trash has, is no mistake."""
+    name = naming.known_metrics(asked)[0]
+    wrong = name[:-1] + "x"
+    for ask in (
+        lambda: queries.leaderboard(asked, wrong, strict=True),
+        lambda: queries.list_runs(asked, queries.RunFilter(metric_name=wrong), strict=True),
+        lambda: queries.list_runs(asked, queries.RunFilter(sort=f"-metrics.{wrong}"), strict=True),
+        lambda: queries.metric_points(asked, queries.leaderboard(asked, name)[0].run_id, keys=[wrong], strict=True),
+    ):
+        with pytest.raises(FilterError, match=f"no metric {wrong!r}") as found:
+            ask()
+        assert name in found.value.nearest
+    assert queries.leaderboard(asked, name, dataset_id="nothing", strict=True) == []
+    assert queries.list_runs(asked, queries.RunFilter(metric_name=name, status="pending"), strict=True).rows == []
+    assert queries.list_runs(asked, queries.RunFilter(metric_name=wrong, trashed=True), strict=True).rows == []
+    assert (queries.leaderboard(asked, wrong), queries.list_runs(asked, queries.RunFilter(metric_name=wrong)).rows) == ([], [])
+
+
+def test_before_the_first_metric_nothing_is_misspelt(store_dir, lab):
+    """A page that asks before the first run logs gets nothing, and what a run that goes on has not logged yet is awaited."""
+    with ailab.start_run("first", id="r1") as run:
+        assert queries.leaderboard(lab(), "accuracy", strict=True) == []
+        assert queries.list_runs(lab(), queries.RunFilter(sort="-metrics.accuracy"), strict=True).total == 1
+        run.log({"loss": 1.0}, step=0)
+        assert queries.metric_points(lab(), "r1", keys=["accuracy"], strict=True).rows == []
+    with pytest.raises(FilterError, match="nearest: loss"):
+        queries.metric_points(lab(), "r1", keys=["los"], strict=True)
+    assert queries.metric_points(lab(), "r1", keys=["los", "loss"], strict=True).total == 1
+    first = queries.position(lab())
+    with ailab.start_run("second") as run:
+        run.log({"accuracy": 1.0}, step=0)
+    assert queries.runs_as_of(lab(), first, queries.RunFilter(metric_name="accuracy")).rows == []
+
+
+def test_names_of_other_projects_are_not_told(store_dir, lab):
+    """Who asks within a project learns what is in it, and nothing of what is in others."""
+    for project, metric in (("iris", "loss"), ("secret", "loss_of_canary")):
+        with ailab.start_run(project=project) as run:
+            run.log({metric: 1.0}, step=0)
+    for ask in (
+        lambda: queries.leaderboard(lab(), "loss_of_canary", project_id="iris", strict=True),
+        lambda: queries.list_runs(lab(), queries.RunFilter(project_id="iris", sort="metrics.loss_of_canary"), strict=True),
+    ):
+        with pytest.raises(FilterError) as found:
+            ask()
+        assert found.value.nearest == ["loss"]
+    assert naming.known_metrics(lab(), "iris") == ["loss"]

@@ -129,3 +129,50 @@ def test_tokens_of_one_name_are_revoked_by_their_ids(told, store_dir):
     assert (said, sorted(ids.split(", "))) == ("error: 2 tokens have the name 'ci'", ["0a0a0a0a0a0a", "0b0b0b0b0b0b"])
     assert told("token revoke 0b0b0b0b0b0b")[1] == "revoked\n"
     assert json.loads(told("token revoke ci --json")[0])["token"] == "0a0a0a0a0a0a"
+
+
+# -- undo --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_event_is_typed_as_it_is_listed(told):
+    """The last column of the changes names one for `undo`, also of a segment that carries its run; a second time it is said."""
+    told("note run-a first")
+    listed = told("changes run-a")[0].splitlines()[1].split()
+    assert told(f"undo {listed[-1]}")[0].splitlines()[1].split()[-4:-1] == ["note", "first", "-"]
+    assert "it is undone already, by event" in told(f"undo {listed[-1]}", code=1)[1]
+    with ailab.start_run("later", id="run-d") as run:
+        run.note("by the script")
+    event = json.loads(told("changes run-d --json")[0])[0]["event"]
+    short = told("changes run-d")[0].split()[-1]
+    assert (event.endswith("_run-d:" + short.partition(":")[2]), len(short.partition(":")[0])) == (True, 8)
+    assert json.loads(told(f"undo {short} --json")[0])[0]["run_id"] == "run-d"
+    assert told("undo 0badcafe:3", code=1)[1].endswith("hint: `ailab changes` lists those that can be undone\n")
+
+
+def test_somebody_elses_change_is_not_undone_by_the_way(told, store_dir):
+    """Without an event the newest change is meant, if it is one's own; with its event it is undone, whoever made it."""
+    from ailab import views
+    from ailab.actions import Actions
+
+    told("note run-a mine")
+    assert json.loads(told("undo --json")[0])[0]["old"] == "mine"
+    lab = views.open_lab(store_dir)
+    with Actions(lab, via="http", by="bob") as actions:
+        actions.note("run-a", "of bob")
+    lab.close()
+    said = told("undo", code=1)[1]
+    assert said.startswith("error: the newest change is by 'bob'\nhint: ailab undo ")
+    assert json.loads(told(f"undo {said.split()[10]} --json")[0])[0]["old"] == "of bob"
+
+
+# -- nothing -----------------------------------------------------------------------------------------------------------
+
+
+def test_where_there_is_nothing_that_is_said(told):
+    """No header without rows, and no title alone."""
+    ailab.start_run(id="run-e").finish()
+    assert told("artifacts run-e") == ("", "no files\n")
+    assert told("artifacts run-e --json")[0] == "[]\n"
+    assert told("show run-e --metrics")[1] == "no metrics were logged\n"
+    assert told("show run-a --metrics")[1] == ""
+    assert told("top accuracy --project none")[1] == "no runs that the filters keep have this metric\n"

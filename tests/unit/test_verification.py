@@ -480,5 +480,18 @@ def test_the_verb_looks_at_references_too(place, tmp_path):
     path.write_bytes(b"two")
     told = CliRunner().invoke(cli.main, ["verify", "--references", "--dir", place.path])
     assert told.exit_code == 0
+    assert "references  1 file, 1 changed or gone\n" in told.output
     assert "artifact far.bin of run r1 refers to this file: it has other bytes now" in told.output
-    assert "every byte is as it was written" in CliRunner().invoke(cli.main, ["verify", "--dir", place.path]).output
+    plain = CliRunner().invoke(cli.main, ["verify", "--dir", place.path]).output
+    assert "every byte is as it was written" in plain
+    assert "references" not in plain
+    path.write_bytes(b"one")
+    again = CliRunner().invoke(cli.main, ["verify", "--references", "--dir", place.path])
+    assert "references  1 file, all as they were logged\n" in again.output
+    assert verification.verify(place, references=True).references == 1
+
+
+def test_the_verb_says_that_there_are_no_references(place):
+    ailab.start_run(id="r1", dir=place.path).finish()
+    told = CliRunner().invoke(cli.main, ["verify", "--references", "--dir", place.path])
+    assert "references  none to files of this machine\n" in told.output

@@ -12,7 +12,7 @@ from .. import examples
 from ..catalogue import lab_of, runs_of
 from ..contract import Ask, asked, read_body, route
 
-_IDS = Ask("ids", "A run; repeated for each of 1 to 100 runs.", examples.RUN_ID, many=True, required=True)
+_IDS = Ask("ids", "A run; repeated, or with commas between, for 1 to 100 runs.", examples.RUN_ID, many=True, required=True)
 
 
 class CompareBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -28,7 +28,8 @@ class CompareBody(msgspec.Struct, forbid_unknown_fields=True):
 )  # fmt: skip
 def get_comparison(request: Request[Any, Any, Any]) -> RunComparison:
     """Answer with the comparison."""
-    return queries.compare_runs(lab_of(request), runs_of(request, asked(request).every("ids")))
+    ids = [run_id for text in asked(request).every("ids") for run_id in text.split(",") if run_id]  # no id has a comma
+    return queries.compare_runs(lab_of(request), runs_of(request, ids))
 
 
 @post(

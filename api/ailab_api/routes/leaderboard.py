@@ -46,11 +46,12 @@ _ASKS = (
 def get_leaderboard(request: Request[Any, Any, Any]) -> list[LeaderboardRow]:
     """Answer with the rows, best first."""
     question, lab = asked(request), lab_of(request)
-    known = ", ".join(naming.known_metrics(lab)[:10])
+    project = actor(request).project or question.one("project_id")
+    known = ", ".join(naming.known_metrics(lab, project)[:10]) if question.one("metric_name") is None else ""
     return queries.leaderboard(
         lab, question.need("metric_name", f"known metrics: {known or 'none yet'}"), top_k=question.count("top_k", default=10),
         dataset_id=question.one("dataset_id"), has_artifacts=question.switch("has_artifacts"), order=question.one("order"),
-        of=question.one("of"), project_id=actor(request).project or question.one("project_id"),
+        of=question.one("of"), project_id=project, strict=True,
     )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ def _points(request: Request[Any, Any, Any]) -> Response[list[MetricPoint]]:
         max_points=most,
         since=question.one("since"),
         cursor=True,
+        strict=True,
     )
     return Response(page.rows, headers={"X-Total-Count": str(page.total), "X-Cursor": page.next or ""})
 

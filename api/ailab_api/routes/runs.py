@@ -112,7 +112,9 @@ def list_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]
     question = asked(request)
     f = limited(request, RunFilter.parse(pair for pair in question.pairs if pair[0] != "as_of"))
     moment = question.one("as_of")
-    page = queries.list_runs(lab_of(request), f) if moment is None else queries.runs_as_of(lab_of(request), moment, f)
+    page = (
+        queries.list_runs(lab_of(request), f, strict=True) if moment is None else queries.runs_as_of(lab_of(request), moment, f)
+    )
     return Response(page.rows, headers=paged(request, page))
 
 

@@ -390,13 +390,13 @@ def test_a_fork_does_not_wait_for_an_import_and_its_child_imports_the_same(store
 
 
 def test_control_a_child_that_keeps_half_imported_modules_hangs(store_dir, scripts, tmp_path):
-    """Negative control: Python's own lock of the module is held for ever."""
+    """G12, negative control: Python's own lock of the module is held for ever."""
     done = scripts.run(IN_AN_IMPORT, 2, 2, cwd=tmp_path, UNPROTECTED="half_imported")
     assert done.stdout == "forks\n2\n"
 
 
 def test_control_a_fork_that_waits_for_an_import_does_not_come(store_dir, scripts, tmp_path):
-    """Negative control: with all the time there is, the first fork waits for what its own script has to end."""
+    """G12, negative control: with all the time there is, the first fork waits for what its own script has to end."""
     process = scripts.start(IN_AN_IMPORT, 1, LIMIT_SECONDS, cwd=tmp_path, UNPROTECTED="short_wait")
     assert process.stdout.readline() == "forks\n"
     with pytest.raises(subprocess.TimeoutExpired):
@@ -444,7 +444,7 @@ def test_a_child_does_not_keep_the_pipes_of_a_program_that_was_being_started(sto
 
 
 def test_control_a_fork_that_waits_for_nothing_holds_up_the_capture(store_dir, scripts):
-    """Negative control: git has ended, and its answer does not for as long as the child lives."""
+    """G12, negative control: git has ended, and its answer does not for as long as the child lives."""
     assert scripts.run(STARTING_GIT, 2, UNPROTECTED="undivided").stdout == "True\n"
 
 
@@ -526,7 +526,7 @@ def test_a_daemon_captures_what_the_process_before_it_had_begun_to(store_dir, sc
 
 
 def test_control_a_daemon_that_leaves_it_out(store_dir, scripts, lab, tmp_path):
-    """Negative control."""
+    """G12, negative control: its code is told nowhere."""
     assert said_of_a_daemon(store_dir, scripts, lab, tmp_path, UNPROTECTED="owed")["code.captured"] == 0
 
 
@@ -576,5 +576,5 @@ def test_a_child_logs_as_fast_as_its_parent_that_was_writing(store_dir, scripts)
 
 
 def test_control_a_child_with_its_parents_buffer_logs_slowly(store_dir, scripts):
-    """Negative control: bytes that a write holds on to cannot grow."""
+    """G12, negative control: bytes that a write holds on to cannot grow."""
     assert scripts.run(IN_A_WRITE, UNPROTECTED="own_buffer").stdout == "10\n"

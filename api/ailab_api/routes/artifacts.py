@@ -18,6 +18,7 @@ from ..contract import LIMIT, Ask, asked, decode_body, named, route
 from ..downloads import download
 from ..uploads import check_fields, json_field, received
 
+VERSIONS_MAX = 1_000_000
 _KIND = Ask("kind", "model, checkpoint, plot, evaluation, metrics, predictions, data, log, or any other word.", "model")
 _FIELDS = (
     Ask("path", "The file's place in the run; by default its name.", "models/svm.joblib"),
@@ -130,13 +131,13 @@ def _path(request: Request[Any, Any, Any]) -> str:
 @get(
     "/artifacts/{run_id:str}/download/{path:path}",
     **route("download_artifact", "The bytes of a file, in its newest version; takes Range, ETag is its SHA-256.", tag="artifacts",
-            asks=(Ask("version", "An older version, counted from 1.", "1", type="integer"),),
-            example="epoch,train_loss,val_loss\n0,0.91,0.95\n", fails=(400, 404, 416), media="application/octet-stream",
+            asks=(Ask("version", "An older version, counted from 1.", "1", type="integer", most=VERSIONS_MAX),),
+            example="epoch,train_loss,val_loss\n0,0.91,0.95\n", fails=(400, 404, 416), media="*/*",
             confined=True),
 )  # fmt: skip
 def download_artifact(request: Request[Any, Any, Any]) -> Stream | Response[Any]:
     """Answer with the bytes; the path is compared with those of the run, and never opened."""
-    version = asked(request).count("version", default=0, most=1_000_000) or None
+    version = asked(request).count("version", default=0) or None
     found, file = queries.open_artifact(lab_of(request), run_of(request), _path(request), version=version)
     return download(request, file, size=found.size, sha256=found.sha256, name=found.name)
 

@@ -23,6 +23,7 @@ BEYOND = {
     r"(last|since): \w+ stands with no \w+": "one parameter excludes another",
     r"(where|sort|as_of|from_timestamp|to_timestamp|params\.KEY|tag|sql): ": "a language of its own",
     r"metric_(min|max): ": "NaN is no limit",
+    r"path: path .* is not allowed": "a place is relative, with no part that goes up",
     r"(path|file): the file has no name": "the name may come by three ways, one of which is needed",
     r"(file|format|encoding|body): ": "what a file holds, and whether it can be read",
     r"body\.(tags|metadata): \w+ is no such JSON": "a field of a form that holds JSON, as text",
@@ -30,7 +31,7 @@ BEYOND = {
     r"events\[\d+\]": "the data have the form of their kind, which events/schema/ says",
     r"[^:]*: metric .* is no number": "metrics may be nested, so no schema says what is at the bottom of them",
     r"(params|metrics|summary|values|step|time)": "they may be nested, and are flattened before they are counted",
-    r"body\.(size|seed|step|limit): the body does not fit: Expected `int`": "1.0 is an integer for JSON Schema, for msgspec none",
+    r"body\.(size|seed|step|limit): the body does not fit: Expected `int": "1.0 is an integer for JSON Schema, for msgspec none",
     r"body\.name: name is missing": "null is as good as absent in ModelLab's bodies, also where it is refused",
     r"body\.\w+: \w+ is given twice": "ModelLab's fields have two spellings",
 }

@@ -20,7 +20,9 @@ from msgspec import UNSET
 from . import artifacts, blobs, events, inventory, queries, values
 from .bodies import (
     BATCH_MAX,
+    BEGINNINGS,
     ROLES,
+    SET_STATUSES,
     CreatedToken,
     DatasetFields,
     LoggedEvent,
@@ -39,7 +41,6 @@ from .bodies import (
     given,
 )
 from .errors import ConflictError, FilterError, NotFoundError, RejectedError
-from .filters import STATUSES
 from .journal import Writer
 from .runs import check_run_id, new_run_id
 from .views.rows import project_of
@@ -105,8 +106,9 @@ class Actions:
             raise ConflictError(
                 f"run {run_id!r} is there", where="run_id", hint="leave run_id out, or change the run that is there"
             )
-        if new.status not in {"pending", "running"}:
-            raise RejectedError(f"status {new.status[:40]!r} is not allowed", key="status", hint="allowed: pending, running")
+        if new.status not in BEGINNINGS:
+            hint = f"allowed: {', '.join(BEGINNINGS)}"
+            raise RejectedError(f"status {new.status[:40]!r} is not allowed", key="status", hint=hint)
         if new.seed is not None and not 0 <= new.seed < 1 << 64:
             raise RejectedError(f"seed {new.seed} is not allowed", key="seed", hint="allowed: 0 to 2^64 - 1, or none")
         if new.parent_run_id is not None:
@@ -145,12 +147,10 @@ class Actions:
             said.append(events.TagsChanged(set=tags))
         if change.protected is not UNSET and change.protected != run.protected:
             said.append(events.RunProtected() if change.protected else events.RunUnprotected())
-        if change.status is not UNSET:
-            allowed = [status for status in STATUSES if status != "crashed"]
-            if change.status not in allowed:
-                raise RejectedError(
-                    f"status {change.status[:40]!r} is not allowed", key="status", hint=f"allowed: {', '.join(allowed)}"
-                )
+        if change.status is not UNSET and change.status not in SET_STATUSES:
+            raise RejectedError(
+                f"status {change.status[:40]!r} is not allowed", key="status", hint=f"allowed: {', '.join(SET_STATUSES)}"
+            )
         if change.dataset_id is not UNSET:
             said += self._used(change.dataset_id)
         fields: dict[str, str | None] = {

@@ -6,14 +6,16 @@ become valid UTF-8 here, numbers and parameters get the form that the recorder g
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from . import events, values
 from .errors import RejectedError
+from .filters import STATUSES
 from .inventory import TokenView  # noqa: TC001  (msgspec reads the annotations of Structs at run time)
+from .runs import ROUTE_WORDS, RUN_ID_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,35 +36,59 @@ LOGGED = (
 """Kinds of events that a client without the library may send."""
 
 
+BEGINNINGS = ("pending", "running")
+SET_STATUSES = tuple(status for status in STATUSES if status != "crashed")
+"""What a run may be set to: that it crashed is found out, and never said."""
+
+
+def documented(**schema: Any) -> msgspec.Meta:
+    """What the JSON schema of a field says beyond its type; the actions check it, in words of their own."""
+    return msgspec.Meta(extra_json_schema=schema)
+
+
+_FULL = {"maxLength": NAME_MAX, "pattern": r"^[^\u0000]*[^\u0000\s][^\u0000]*$"}
+RunId = Annotated[
+    str, documented(pattern=f"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{RUN_ID_MAX - 1}}}$", **{"not": {"enum": sorted(ROUTE_WORDS)}})
+]
+Name = Annotated[str, documented(maxLength=NAME_MAX, pattern=r"^[^\u0000]*$")]
+FullName = Annotated[str, documented(**_FULL)]
+Text = Annotated[str, documented(maxLength=NOTE_MAX)]
+Tags = (
+    Annotated[dict[str, Any], documented(propertyNames=_FULL, maxProperties=KEYS_MAX)]
+    | Annotated[list[FullName], documented(maxItems=KEYS_MAX)]
+)
+Seed = Annotated[int, documented(minimum=0, maximum=(1 << 64) - 1)]
+
+
 class NewRun(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A run as a client begins it; everything may be left out. `commit` is the client's; without `seed` one is drawn."""
 
-    name: str = ""
-    run_id: str | None = None
+    name: Name = ""
+    run_id: RunId | None = None
     project: str | None = None
-    project_id: str | None = None
-    dataset_id: str | None = None
-    description: str | None = None
-    seed: int | None = None
+    project_id: FullName | None = None
+    dataset_id: Name | None = None
+    description: Text | None = None
+    seed: Seed | None = None
     commit: str | None = None
-    group: str | None = None
+    group: Name | None = None
     parent_run_id: str | None = None
     params: dict[str, Any] = {}
-    tags: dict[str, Any] | list[str] = {}
-    status: str = "running"
+    tags: Tags = {}
+    status: Annotated[str, documented(enum=list(BEGINNINGS))] = "running"
     command: str = ""
 
 
 class RunChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is to change of a run: `params` are added or changed, `metrics` are points at `step`, and nothing else can be."""
 
-    name: str | UnsetType = UNSET
-    description: str | UnsetType = UNSET
-    tags: dict[str, Any] | list[str] | UnsetType = UNSET
-    group: str | UnsetType = UNSET
-    project_id: str | UnsetType = UNSET
-    dataset_id: str | UnsetType = UNSET
-    status: str | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+    tags: Tags | UnsetType = UNSET
+    group: Name | UnsetType = UNSET
+    project_id: FullName | UnsetType = UNSET
+    dataset_id: Name | UnsetType = UNSET
+    status: Annotated[str, documented(enum=list(SET_STATUSES))] | UnsetType = UNSET
     protected: bool | UnsetType = UNSET
     params: dict[str, Any] | UnsetType = UNSET
     metrics: dict[str, Any] | UnsetType = UNSET
@@ -72,32 +98,32 @@ class RunChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class LoggedEvent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One event of a run, as it would stand in its journal: a kind, and the kind's own fields."""
 
-    kind: str
+    kind: Annotated[str, documented(enum=list(LOGGED))]
     data: dict[str, Any] = {}
 
 
 class NewProject(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A project to be made."""
 
-    name: str
-    description: str | None = None
+    name: FullName
+    description: Text | None = None
 
 
 class ProjectChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is to change of a project; its id stays."""
 
-    name: str | UnsetType = UNSET
-    description: str | UnsetType = UNSET
+    name: FullName | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
 
 
 class DatasetFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is said of a dataset beside its content; `tags` and `metadata` count as a whole, `name` is that of all versions."""
 
-    name: str | UnsetType = UNSET
-    description: str | UnsetType = UNSET
-    tags: dict[str, Any] | list[str] | UnsetType = UNSET
+    name: FullName | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+    tags: Tags | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
-    project_id: str | UnsetType = UNSET
+    project_id: FullName | UnsetType = UNSET
 
 
 class NewToken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

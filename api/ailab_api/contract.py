@@ -16,9 +16,11 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIResponse, Operation, Parameter, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
+from ailab.blobs import DIGEST
 from ailab.errors import FilterError, RefusedError
-from ailab.filters import parse_count, parse_switch
+from ailab.filters import LIMIT_MAX, parse_count, parse_switch
 from ailab.problems import Problem
+from ailab.receiving import SEGMENT_NAME
 
 from . import errors, examples
 from .access import Actor, is_loopback
@@ -27,12 +29,12 @@ from .meters import seen_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from litestar import Request
+    from litestar import Litestar, Request
     from litestar.connection import ASGIConnection
     from litestar.handlers.base import BaseRouteHandler
 
 BODY_MAX = 8 * 1024 * 1024
-"""Bytes of a request's body: a note of a million characters fits, whatever they are."""
+"""Bytes of a request's body: a note of a million characters fits, unless a client escapes those that need no escape."""
 PARAMETERS_MAX = 300
 """Parameters of one request: a comparison of 100 runs fits."""
 
@@ -51,6 +53,9 @@ class Ask(msgspec.Struct, frozen=True):
     """Whether it may be given more than once."""
     choices: tuple[str, ...] = ()
     default: Any = None
+    least: int = 1
+    most: int | None = LIMIT_MAX
+    """Of a whole number: the smallest and the largest that are allowed."""
 
     def fits(self, name: str) -> bool:
         """Whether `name` is this parameter; a name that ends with `.KEY` stands for every name with that beginning."""
@@ -60,14 +65,17 @@ class Ask(msgspec.Struct, frozen=True):
     def document(self) -> Parameter:
         """The parameter as OpenAPI has it."""
         one = Schema(type=OpenAPIType(self.type), enum=list(self.choices) or None, default=self.default)
-        schema = Schema(type=OpenAPIType.ARRAY, items=one) if self.many else one
+        if self.type == "integer":
+            one.minimum, one.maximum = self.least, self.most
+        schema = Schema(type=OpenAPIType.ARRAY, items=one, min_items=1 if self.required else None) if self.many else one
+        example = self.example if self.type == "string" else msgspec.json.decode(self.example)
         return Parameter(
             name=self.name,
             param_in="query",
             required=self.required,
             description=self.description,
             schema=schema,
-            example=self.example,
+            example=[example] if self.many else example,
         )
 
 
@@ -86,8 +94,9 @@ LIMIT = Ask(
 class Asked:
     """The query parameters of one request, checked against its route."""
 
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+    def __init__(self, pairs: list[tuple[str, str]], known: tuple[Ask, ...]) -> None:
         self.pairs = pairs
+        self._known = known
 
     def one(self, name: str) -> str | None:
         """The text of a parameter, or None."""
@@ -121,14 +130,15 @@ class Asked:
             )
         return text
 
-    def count(self, name: str, *, default: int, most: int = 1000) -> int:
-        """A whole number from 1 to `most`.
+    def count(self, name: str, *, default: int) -> int:
+        """A whole number from 1 to what the table says.
 
         Raises:
             FilterError: it is none.
         """
         text = self.one(name)
-        return default if text is None else parse_count(name, text, most)
+        most = next(ask.most for ask in self._known if ask.name == name)
+        return default if text is None else parse_count(name, text, most or LIMIT_MAX)
 
     def switch(self, name: str) -> bool | None:
         """True, false, or None where it is not given.
@@ -201,7 +211,7 @@ async def check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: B
         if name in seen and not ask.many:
             raise FilterError(f"{name[:100]} is given twice", where=name[:100])
         seen.add(name)
-    connection.state["asked"] = Asked(pairs)
+    connection.state["asked"] = Asked(pairs, known)
 
 
 def _parse(query: bytes) -> list[tuple[str, str]]:
@@ -262,14 +272,16 @@ BYTES = {
     "X-Bytes-Kept": {"description": "Bytes of those that are different, which are kept.", "schema": {"type": "integer"}},
 }  # fmt: skip
 """What a list of files says of all of them, whatever the limit."""
+_PLAIN = r"^[^\u0000-\u001f\u007f\\]+$"
+"""What the guard lets through of a path: neither control characters nor backslashes."""
 _PATHS = {
-    "run_id": ("The run's id.", examples.RUN_ID),
-    "path": ("The file's place in the run; slashes stand as they are.", examples.PATH),
-    "project_id": ("The project's id.", "iris"),
-    "dataset_id": ("The version's id; NAME@vN, NAME (for the newest) and a SHA-256 mean one too.", examples.DATASET_ID),
-    "event": ("The event's id, SEGMENT:SEQ.", examples.EVENT),
-    "segment": ("The segment's name.", examples.SEGMENT),
-    "sha256": ("SHA-256 of the file's bytes.", examples.SHA256),
+    "run_id": ("The run's id.", examples.RUN_ID, _PLAIN),
+    "path": ("The file's place in the run; slashes stand as they are.", examples.PATH, _PLAIN),
+    "project_id": ("The project's id.", "iris", _PLAIN),
+    "dataset_id": ("The version's id; NAME@vN, NAME (for the newest) and a SHA-256 mean one too.", examples.DATASET_ID, _PLAIN),
+    "event": ("The event's id, SEGMENT:SEQ.", examples.EVENT, _PLAIN),
+    "segment": ("The segment's name.", examples.SEGMENT, f"^{SEGMENT_NAME}$"),
+    "sha256": ("SHA-256 of the file's bytes.", examples.SHA256, f"^{DIGEST}$"),
 }
 _ERRORS = {
     400: "A part of the request is not allowed; `where` says which.",
@@ -284,6 +296,9 @@ _ERRORS = {
     429: "Too many of them; Retry-After says when to come again.",
     503: "The store cannot be used now.",
 }
+_PAGE = {"text/html": {"schema": {"type": "string"}, "example": "<!doctype html>"}}
+_GUARDED = {"400", "401", "403", "413", "415", "429"}
+"""What is refused before it is known which route it means, and so in one form, whatever that of the route is."""
 
 
 def route(
@@ -298,10 +313,12 @@ def route(
     headers: dict[str, Any] | None = None,
     fails: tuple[int, ...] = (400,),
     media: str = "application/json",
+    page: bool = False,
     needs: str = "reader",
     confined: bool = False,
     counts: str | None = None,
     upload: tuple[Ask, ...] | None = None,
+    again: bool = False,
     waits: bool = False,
 ) -> dict[str, Any]:
     """The keyword arguments of a Litestar handler: what is checked, and what the OpenAPI document says of it.
@@ -316,16 +333,18 @@ def route(
         total: whether the answer has X-Total-Count.
         headers: what else its answer has, as OpenAPI describes it.
         fails: the statuses of its errors.
-        media: the media type of its answer.
+        media: the media type of its answer; */* where that depends on what is there.
+        page: whether a browser gets a page in its place.
         needs: the role that it takes.
         confined: whether it shows a token of one project nothing but that project.
         counts: what a peer off loopback may do less often for it in a window: writes or uploads; "none" where the handler counts.
         waits: whether the handler waits for something besides a body, and so is no plain function.
         upload: that its body is a file, and which query parameters may be fields of its form as well.
+        again: whether it answers with 200 where what it would make is there already.
     """
     if needs == "writer" and counts is None:
         counts = "writes"
-    fails = tuple(sorted({*fails, 401, 403, *((429,) if counts else ())}))
+    fails = tuple(sorted({*fails, 401, 403, *((429,) if counts else ()), *((413,) if body is not None else ())}))
     counts = None if counts == "none" else counts
     return {
         "operation_id": name,
@@ -333,7 +352,7 @@ def route(
         "tags": [tag],
         "opt": {"asks": asks, "needs": needs, "confined": confined, "counts": counts},
         "operation_class": _operation(
-            asks, example, body, media, headers=(_TOTAL if total else {}) | (headers or {}), upload=upload
+            asks, example, body, media, headers=(_TOTAL if total else {}) | (headers or {}), page=page, upload=upload, again=again
         ),
         **({"request_max_body_size": None} if upload is not None else {}),
         "responses": {
@@ -351,7 +370,9 @@ def _operation(
     media: str,
     *,
     headers: dict[str, Any],
+    page: bool,
     upload: tuple[Ask, ...] | None,
+    again: bool,
 ) -> type[Operation]:
     """Litestar fills an Operation from a handler's signature; this one adds what our tables say."""
 
@@ -369,23 +390,49 @@ def _operation(
             """The operation as it stands in the document; examples go in last, since Litestar takes what is null out of them."""
             found = super().to_schema()
             for status, answer in found["responses"].items():
+                _complete(status, answer.get("content", {}), media, example, page=page)
                 if status.startswith("2"):
-                    if "content" in answer:
-                        answer["content"][media]["example"] = msgspec.to_builtins(example)
                     answer["headers"] = headers
+            if again:
+                found["responses"]["200"] = {**found["responses"]["201"], "description": "It is there already."}
             if body is not None:
                 content = {"schema": _schema_of(type(body)), "example": msgspec.to_builtins(body)}
                 found["requestBody"] = {"content": {"application/json": content}, "required": True}
             elif upload is not None:
-                found["requestBody"] = {"content": _file_content(upload), "required": True}
+                found["requestBody"] = {"content": _file_content(upload)}  # no body is an empty file
             return found
 
     return Documented
 
 
+def _complete(status: str, content: dict[str, Any], media: str, example: Any, *, page: bool) -> None:
+    """Put into an answer's content what Litestar cannot know of it."""
+    if status in _GUARDED:
+        content.setdefault(errors.MEDIA_TYPE, {"schema": {"$ref": "#/components/schemas/Problem"}})
+    elif status.startswith("2") and content:
+        content[media]["example"] = msgspec.to_builtins(example)
+        content.update(_PAGE if page else {})
+
+
+def document_of(app: Litestar) -> dict[str, Any]:
+    """The OpenAPI document of the server.
+
+    Litestar says oneOf where a value is of one of several types; but 1.0 is both an integer and a number, so anyOf is meant.
+    """
+
+    def meant(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {"anyOf" if key == "oneOf" else key: meant(value) for key, value in part.items()}
+        return [meant(one) for one in part] if isinstance(part, list) else part
+
+    document: dict[str, Any] = meant(app.openapi_schema.to_schema())
+    return document
+
+
 def _path_parameter(found: Any) -> Any:
     if found.name in _PATHS:
-        found.description, found.example = _PATHS[found.name]
+        found.description, found.example, pattern = _PATHS[found.name]
+        found.schema = Schema(type=OpenAPIType.STRING, pattern=pattern)
     return found
 
 
@@ -411,8 +458,9 @@ def _file_content(fields: tuple[Ask, ...]) -> dict[str, Any]:
     parts = {ask.name: {"type": "string", "description": ask.description} for ask in fields}
     form = {
         "type": "object", "properties": {"file": {"type": "string", "format": "binary"}, **parts}, "required": ["file"],
+        "additionalProperties": False,
     }  # fmt: skip
     return {
-        "multipart/form-data": {"schema": form},
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "multipart/form-data": {"schema": form, "example": {"file": examples.FILE_TEXT}},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": examples.FILE_TEXT},
     }

@@ -50,7 +50,8 @@ class Reference(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     **route("list_artifacts", "The files of a run, newest first, every version.", tag="artifacts",
             asks=(
                 Ask("kind", "Only files of this kind.", "model"), Ask("below", "Only what is below this folder.", "a"),
-                Ask("cursor", "Go on behind a page: the cursor of its Link header.", "100", type="integer"), LIMIT,
+                Ask("cursor", "Go on behind a page: the cursor of its Link header.", "100", type="integer", most=VERSIONS_MAX),
+                LIMIT,
             ),
             example=[examples.FILE], total=True, headers=BYTES, fails=(400, 404), confined=True),
 )  # fmt: skip
@@ -65,7 +66,7 @@ def list_artifacts(request: Request[Any, Any, Any]) -> Response[list[ArtifactFil
         if kind in {None, file.kind} and (below is None or file.path.startswith(below.strip("/") + "/"))
     ]
     files = [file for _, file in chosen]
-    before = question.count("cursor", default=len(every), most=VERSIONS_MAX)
+    before = question.count("cursor", default=len(every))
     page = [(older, file) for older, file in chosen if older < before]
     logged, kept = queries.bytes_of(files)
     headers = {"X-Total-Count": str(len(files)), "X-Bytes-Logged": str(logged), "X-Bytes-Kept": str(kept)}
@@ -150,13 +151,13 @@ def _path(request: Request[Any, Any, Any]) -> str:
 @get(
     "/artifacts/{run_id:str}/download/{path:path}",
     **route("download_artifact", "The bytes of a file, in its newest version; takes Range, ETag is its SHA-256.", tag="artifacts",
-            asks=(Ask("version", "An older version, counted from 1.", "1", type="integer"),),
-            example="epoch,train_loss,val_loss\n0,0.91,0.95\n", fails=(400, 404, 416), media="application/octet-stream",
+            asks=(Ask("version", "An older version, counted from 1.", "1", type="integer", most=VERSIONS_MAX),),
+            example="epoch,train_loss,val_loss\n0,0.91,0.95\n", fails=(400, 404, 416), media="*/*",
             confined=True),
 )  # fmt: skip
 def download_artifact(request: Request[Any, Any, Any]) -> Stream | Response[Any]:
     """Answer with the bytes; the path is compared with those of the run, and never opened."""
-    version = asked(request).count("version", default=0, most=1_000_000) or None
+    version = asked(request).count("version", default=0) or None
     found, file = queries.open_artifact(lab_of(request), run_of(request), _path(request), version=version)
     return download(request, file, size=found.size, sha256=found.sha256, name=found.name)
 

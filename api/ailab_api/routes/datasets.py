@@ -66,7 +66,7 @@ def list_datasets(request: Request[Any, Any, Any]) -> Response[list[DatasetView]
     **route(
         "add_dataset", "Add a file: the next version of its dataset, 201; 200 where the dataset has that content already.",
         tag="datasets", asks=_FIELDS, example=examples.DATASET_DETAIL, needs="writer", confined=True, counts="uploads",
-        upload=_FIELDS[:-1], fails=(400, 404, 409, 413, 415, 503),
+        upload=_FIELDS[:-1], again=True, fails=(400, 404, 409, 413, 415, 503),
     ),
 )  # fmt: skip
 async def post_dataset(request: Request[Any, Any, Any]) -> Response[DatasetDetail]:
@@ -193,12 +193,13 @@ def restore_dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
     "/datasets/{dataset_id:str}/preview",
     **_one(
         "preview_dataset", "The first rows.", example=examples.PREVIEW, waits=True,
-        asks=(Ask("limit", "How many at most, 1 to 100.", "5", type="integer", default=inventory.PREVIEW_MAX),),
+        asks=(Ask("limit", "How many at most, 1 to 100.", "5", type="integer", default=inventory.PREVIEW_MAX,
+                  most=inventory.PREVIEW_MAX),),
     ),
 )  # fmt: skip
 async def get_preview(request: Request[Any, Any, Any]) -> DatasetPreview:
     """Answer with the rows, read in a process of its own."""
-    limit = asked(request).count("limit", default=inventory.PREVIEW_MAX, most=inventory.PREVIEW_MAX)
+    limit = asked(request).count("limit", default=inventory.PREVIEW_MAX)
     return await previewed(request, *inventory.preview_job(lab_of(request), dataset_of(request), limit))
 
 
@@ -222,7 +223,7 @@ def get_versions(request: Request[Any, Any, Any]) -> list[DatasetView]:
 @get(
     "/datasets/{dataset_id:str}/download",
     **_one("download_dataset", "The bytes of a version; takes Range, ETag is its SHA-256.", example="a,b\n1,2\n",
-           media="application/octet-stream", fails=(400, 404, 416)),
+           media="*/*", fails=(400, 404, 416)),
 )  # fmt: skip
 def get_file(request: Request[Any, Any, Any]) -> Stream | Response[Any]:
     """Answer with the bytes."""

@@ -26,6 +26,7 @@ from ..contract import Ask, Asked, actor, asked, named, read_body
 from ..downloads import download
 from ..modellab import (
     PREFIX,
+    STATUS_WORDS,
     ArtifactRecord,
     DatasetUpdate,
     RunBegin,
@@ -45,19 +46,19 @@ from ..modellab import (
 )
 from ..uploads import received
 from . import artifacts, datasets
-from .runs import paged
+from .runs import CURSOR, paged
 
 Answer = dict[str, Any]
 
 _STARTED = time.monotonic()
 _LIMIT = Ask("limit", "How many at most, 1 to 1,000; by default as many.", "10", type="integer", default=LIMIT_MAX)
 _OF_PROJECT = (Ask("project_id", "Those of this project.", "iris"), Ask("projectId", "The same as project_id.", "iris"))
-_CURSOR = Ask("cursor", "Go on behind a page: the cursor of its Link header.", "WyItc3RhcnRlZF9hdCIsW11d")
+_CURSOR = Ask("cursor", "Go on behind a page: the cursor of its Link header.", CURSOR)
 _OF_RUNS = (
     *_OF_PROJECT,
     Ask("dataset_id", "Runs on this dataset.", "iris@v1"),
     Ask("datasetId", "The same as dataset_id.", "iris@v1"),
-    Ask("status", "Runs in this state; created means pending.", "completed"),
+    Ask("status", "Runs in this state; created means pending.", "completed", choices=STATUS_WORDS),
     Ask("model_type", "Runs whose parameter model_type has this value.", "svm"),
     _CURSOR, _LIMIT,
 )  # fmt: skip
@@ -215,6 +216,7 @@ def list_project_datasets(request: Request[Any, Any, Any]) -> Response[Answer]:
 def _upload_route(name: str, summary: str) -> dict[str, Any]:
     return modellab_route(
         name, summary, asks=datasets._FIELDS, example=_DATASET, needs="writer", counts="uploads", upload=datasets._FIELDS[:-1],
+        again=True,
         fails=(400, 404, 409, 413, 415, 503),
     )  # fmt: skip
 
@@ -261,12 +263,13 @@ def delete_dataset(request: Request[Any, Any, Any]) -> None:
     f"{PREFIX}/datasets/{{dataset_id:str}}/preview",
     **modellab_route(
         "preview_dataset", "The first rows.", example=examples.PREVIEW, waits=True, fails=(400, 404),
-        asks=(Ask("limit", "How many at most, 1 to 100.", "5", type="integer", default=inventory.PREVIEW_MAX),),
+        asks=(Ask("limit", "How many at most, 1 to 100.", "5", type="integer", default=inventory.PREVIEW_MAX,
+                  most=inventory.PREVIEW_MAX),),
     ),
 )  # fmt: skip
 async def preview_dataset(request: Request[Any, Any, Any]) -> DatasetPreview:
     """Answer with the rows, read in a process of its own; the envelope is ours as well."""
-    limit = asked(request).count("limit", default=inventory.PREVIEW_MAX, most=inventory.PREVIEW_MAX)
+    limit = asked(request).count("limit", default=inventory.PREVIEW_MAX)
     found, given = inventory.preview_job(lab_of(request), _dataset(request).dataset_id, limit)
     return await datasets.previewed(request, found, given)
 
@@ -432,7 +435,7 @@ def _added(run_id: str, found: ArtifactFile) -> Response[Answer]:
 @get(
     f"{PREFIX}/artifacts/{{run_id:str}}/download/{{path:path}}",
     **modellab_route("download_artifact", "The bytes of a file; takes Range, ETag is its SHA-256.", fails=(400, 404, 416),
-                     example="epoch,train_loss,val_loss\n0,0.91,0.95\n", media="application/octet-stream"),
+                     example="epoch,train_loss,val_loss\n0,0.91,0.95\n", media="*/*"),
 )  # fmt: skip
 def download_artifact(request: Request[Any, Any, Any]) -> Stream | Response[Any]:
     """Answer with the bytes."""

@@ -19,6 +19,7 @@ _ASKS = (
         "About how many points per metric at most; smallest and greatest values of each stretch stay.",
         "200",
         type="integer",
+        most=POINTS_MAX,
     ),
     Ask("since", "Only points that came after the answer to the same question whose X-Cursor this was.", "WyJwb2ludHMiLFt7fV1d"),
 )
@@ -26,7 +27,7 @@ _ASKS = (
 
 def _points(request: Request[Any, Any, Any]) -> Response[list[MetricPoint]]:
     question = asked(request)
-    most = question.count("max_points", default=0, most=POINTS_MAX) or None
+    most = question.count("max_points", default=0) or None
     page = queries.metric_points(
         lab_of(request),
         run_of(request),

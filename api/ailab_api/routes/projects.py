@@ -13,7 +13,7 @@ from ailab.queries import RunSummaryView
 from .. import examples
 from ..catalogue import acting, lab_of, project_of
 from ..contract import LIMIT, Ask, actor, asked, read_body, route
-from .runs import paged
+from .runs import CURSOR, paged
 
 _ASKS = (
     Ask("q", "Projects with this text in id, name or description.", "iris"),
@@ -123,7 +123,7 @@ def list_project_datasets(request: Request[Any, Any, Any]) -> Response[list[Data
 @get(
     "/projects/{project_id:str}/runs",
     **route("list_project_runs", "Runs of a project, newest first.", tag="projects",
-            asks=(Ask("cursor", "Go on behind a page: the cursor of its Link header.", "WyItc3RhcnRlZF9hdCIsW11d"), LIMIT),
+            asks=(Ask("cursor", "Go on behind a page: the cursor of its Link header.", CURSOR), LIMIT),
             example=[examples.SUMMARY], total=True, confined=True, fails=(400, 404)),
 )  # fmt: skip
 def list_project_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]:

@@ -1,6 +1,6 @@
 """/runs: the list with its filters, one run, and everything that is changed of it."""
 
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -8,9 +8,9 @@ from litestar import MediaType, Request, Response, delete, get, patch, post, put
 
 from ailab import queries, telemetry
 from ailab.actions import FLAGS
-from ailab.bodies import LoggedEvent, NewRun, RunChange
+from ailab.bodies import BATCH_MAX, FullName, LoggedEvent, NewRun, RunChange, Tags, Text, documented
 from ailab.errors import FilterError
-from ailab.filters import STATUSES, RunFilter
+from ailab.filters import STATUSES, RunFilter, cursor_of
 from ailab.queries import Page, RunDetail, RunSummaryView
 
 from .. import examples
@@ -19,6 +19,7 @@ from ..contract import LIMIT, Ask, actor, asked, read_body, route
 from ..pages.run import run_page
 
 AS_OF = Ask("as_of", "The runs as they were: RFC 3339, a date (midnight UTC), or a position of an earlier answer.", "2026-11-20")
+CURSOR = cursor_of("-started_at", [examples.AT, examples.RUN_ID])
 FILTERS = (
     Ask("dataset_id", "Runs on this dataset: the text given, or any name of a version that they read.", "iris@v1"),
     Ask("project_id", "Runs of this project.", "iris"),
@@ -37,8 +38,8 @@ FILTERS = (
     Ask("where", "A condition: AND, OR, NOT, IN, LIKE, IS NULL, ~ over columns, metrics.x, params.x and tags.x.",
         "metrics.accuracy > 0.9 and params.model_name = 'svm'"),
     Ask("trashed", "What is in the trash instead.", "false", type="boolean"),
-    Ask("sort", "A column, metrics.NAME or params.NAME; - in front for falling.", "-metrics.accuracy", default="-started_at"),
-    Ask("cursor", "Go on behind a page: the cursor of its Link header.", "WyItc3RhcnRlZF9hdCIsW11d"),
+    Ask("sort", "A column, metrics.NAME or params.NAME; - in front for falling.", "-started_at", default="-started_at"),
+    Ask("cursor", "Go on behind a page: the cursor of its Link header.", CURSOR),
     LIMIT,
 )  # fmt: skip
 
@@ -56,26 +57,26 @@ FORMAT = Ask(
 class NoteBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a change of a note; no other field of a run can be changed here."""
 
-    note: str
+    note: Text
 
 
 class FlagBody(msgspec.Struct, forbid_unknown_fields=True):
     """A flag: PUBLISH, BEST or BAD RUN."""
 
-    flag: str
+    flag: Annotated[str, documented(enum=list(FLAGS))]
 
 
 class TagsBody(msgspec.Struct, forbid_unknown_fields=True):
     """Tags to be set, by name or as words, and names of those to be taken away."""
 
-    set: dict[str, Any] | list[str] = {}
-    remove: list[str] = []
+    set: Tags = {}
+    remove: list[FullName] = []
 
 
 class EventsBody(msgspec.Struct, forbid_unknown_fields=True):
     """Events of one run, in the order that they count."""
 
-    events: list[LoggedEvent]
+    events: Annotated[list[LoggedEvent], documented(minItems=1, maxItems=BATCH_MAX)]
 
 
 class Added(msgspec.Struct):
@@ -144,6 +145,7 @@ async def create_run(request: Request[Any, Any, Any]) -> Response[RunDetail]:
         tag="runs",
         asks=(FORMAT,),
         example=examples.DETAIL,
+        page=True,
         fails=(400, 404),
         confined=True,
     ),

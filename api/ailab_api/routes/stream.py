@@ -21,7 +21,7 @@ _ASKS = (
     Ask(
         "cursor", "Go on behind the event with this id; the header Last-Event-ID says the same, and counts first.", "5f1c0a9e:42"
     ),
-    Ask("seconds", f"End after so long, at the latest {LONGEST_S:.0f}.", "1", type="integer"),
+    Ask("seconds", f"End after so long, at the latest {LONGEST_S:.0f}.", "1", type="integer", most=int(LONGEST_S)),
 )
 
 
@@ -42,7 +42,7 @@ async def get_stream(request: Request[Any, Any, Any]) -> ServerSentEvent:
     """Answer with the stream."""
     question, news = asked(request), catalogue_of(request).news
     stays = "text/event-stream" in request.headers.get("accept", "")
-    seconds = question.count("seconds", default=int(LONGEST_S) if stays else 0, most=int(LONGEST_S))
+    seconds = question.count("seconds", default=int(LONGEST_S) if stays else 0)
     if news.followers >= FOLLOWERS_MAX:
         seen_of(request.scope).refused = "streams"
         raise TooManyError("streams at once", POLL_S)

@@ -18,7 +18,11 @@ _STREAM = Ask("stream", "Only this stream.", "stderr", choices=("stdout", "stder
 _LAST = Ask("last", "The last lines, as many as this, in place of the first.", "20", type="integer")
 _KEY = Ask("key", "Only this figure; may be repeated.", "process/memory_bytes", many=True)
 _MOST = Ask(
-    "max_points", "About how many figures per name at most; smallest and greatest of each stretch stay.", "200", type="integer"
+    "max_points",
+    "About how many figures per name at most; smallest and greatest of each stretch stay.",
+    "200",
+    type="integer",
+    most=FIGURES_MAX,
 )
 
 
@@ -69,7 +73,7 @@ def get_system_metrics(request: Request[Any, Any, Any]) -> Response[list[SystemF
         lab_of(request),
         run_of(request),
         keys=question.every("key") or None,
-        max_points=question.count("max_points", default=0, most=FIGURES_MAX) or None,
+        max_points=question.count("max_points", default=0) or None,
         since=question.one("since"),
     )
     return Response(page.rows, headers={"X-Total-Count": str(page.total), "X-Cursor": page.next or ""})

@@ -1,0 +1,97 @@
+"""What schemathesis checks of every answer beside its own checks; it loads this by name, in a process of its own.
+
+Its own checks stand but for three kinds of failures that are none: what `BEYOND` says, and what `filter_failure` does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import schemathesis
+
+SECURITY = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+BEYOND = {
+    r"(cursor|since): ": "a cursor is opaque, and of one question",
+    r"metric_m(in|ax): metric_m(in|ax) needs metric_name": "one parameter needs another",
+    r"(last|since): \w+ stands with no \w+": "one parameter excludes another",
+    r"(where|sort|as_of|from_timestamp|to_timestamp|params\.KEY|tag|sql): ": "a language of its own",
+    r"metric_(min|max): ": "NaN is no limit",
+    r"path: path .* is not allowed": "a place is relative, with no part that goes up",
+    r"(path|file): the file has no name": "the name may come by three ways, one of which is needed",
+    r"(file|format|encoding|body): ": "what a file holds, and whether it can be read",
+    r"body\.(tags|metadata): \w+ is no such JSON": "a field of a form that holds JSON, as text",
+    r"metadata: ": "a field of a form that holds JSON, as text",
+    r"events\[\d+\]": "the data have the form of their kind, which events/schema/ says",
+    r"[^:]*: metric .* is no number": "metrics may be nested, so no schema says what is at the bottom of them",
+    r"(params|metrics|summary|values|step|time)": "they may be nested, and are flattened before they are counted",
+    r"body\.(size|seed|step|limit): the body does not fit: Expected `int": "1.0 is an integer for JSON Schema, for msgspec none",
+    r"body\.name: name is missing": "null is as good as absent in ModelLab's bodies, also where it is refused",
+    r"body\.\w+: \w+ is given twice": "ModelLab's fields have two spellings",
+}
+"""Rules that no JSON schema of ours can say, as `where: detail` of a refusal, and why."""
+
+
+def refusal(response):
+    """(title, detail, where) of an error in either form; raises where it has neither."""
+    found = json.loads(response.content)
+    if response.headers["content-type"][0] == "application/problem+json":
+        return found["title"], found["detail"], found["where"]
+    details = found["details"]
+    return found["error"], found["message"], details[0]["path"][0] if details and details[0]["path"] else None
+
+
+@schemathesis.check
+def security_headers(ctx, response, case):
+    """Every answer has them, whatever it answers."""
+    for name, value in SECURITY.items():
+        assert response.headers.get(name) == [value], f"{name}: {response.headers.get(name)}"
+    (policy,) = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'"), policy
+    assert response.headers.get("cache-control"), "no Cache-Control"
+
+
+@schemathesis.check
+def errors_have_one_form(ctx, response, case):
+    """An error is a problem with title and detail; below /api/ it has ModelLab's form, unless the guard refused it."""
+    if response.status_code < 400 or response.request.method == "HEAD":
+        return
+    (media,) = response.headers["content-type"]
+    allowed = {"application/problem+json"} | ({"application/json"} if case.path.startswith("/api/") else set())
+    assert media in allowed, media
+    try:
+        title, detail, _ = refusal(response)
+    except (KeyError, ValueError) as problem:
+        raise AssertionError(f"an error of neither form: {problem!r}") from None
+    assert title, "an error without a title"
+    assert detail, "an error without a detail"
+    if media == "application/problem+json":
+        assert json.loads(response.content)["status"] == response.status_code
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    """Ask for no stream that stays open; all others end with what there is. A number that is none is asked for as it is."""
+    if case.path == "/stream" and case.query and str(case.query.get("seconds")).isdecimal():
+        del case.query["seconds"]
+
+
+@schemathesis.hook
+def filter_failure(context, failure, case, response):
+    """Whether a failure is one."""
+    kind = type(failure).__name__
+    if kind == "UnsupportedMethodResponse" and response.status_code == 415:
+        return False  # the guard reads the type of a body before it is known which route it means
+    if kind == "RejectedPositiveData" and response.status_code == 400:
+        try:
+            _, detail, where = refusal(response)
+        except (KeyError, ValueError):
+            return True  # it has no form at all, which `errors_have_one_form` says as well
+        return not any(re.match(rule, f"{where}: {detail}") for rule in BEYOND)
+    return True

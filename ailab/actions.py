@@ -21,8 +21,10 @@ from . import artifacts, blobs, events, inventory, queries, values
 from .bodies import (
     BATCH_MAX,
     BEGINNINGS,
+    PATH_MAX,
     ROLES,
     SET_STATUSES,
+    SIZE_MAX,
     CreatedToken,
     DatasetFields,
     LoggedEvent,
@@ -323,11 +325,13 @@ class Actions:
 
         Raises:
             NotFoundError: there is no such run.
-            RejectedError: the path, kind or digest is not allowed.
+            RejectedError: the path, kind, size or digest is not allowed.
         """
+        if not 0 <= size <= SIZE_MAX:
+            raise RejectedError(f"size {size} is not allowed", key="size", hint=f"bytes, 0 to {SIZE_MAX}")
         if not blobs.is_digest(sha256):
             raise RejectedError(f"sha256 {sha256[:80]!r} is none", key="sha256", hint="64 hexadecimal digits in lower case")
-        place = artifacts.place_in_run(as_name(path, "path", least=1, most=1000))
+        place = artifacts.place_in_run(as_name(path, "path", least=1, most=PATH_MAX))
         added = events.ArtifactAdded(
             path=place, logged=path, type=artifacts.kind_of(path) if kind is None else as_name(kind, "kind", least=1), size=size,
             sha256=sha256, reference=reference, metadata=metadata or {},

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from . import events, values
+from .blobs import DIGEST
 from .errors import RejectedError
 from .filters import STATUSES
 from .inventory import TokenView  # noqa: TC001  (msgspec reads the annotations of Structs at run time)
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 ROLES = ("reader", "writer", "admin")
 NOTE_MAX = 1_000_000
 """Characters of a note or description."""
+PATH_MAX = 1_000
+"""Characters of a file's place in its run."""
+SIZE_MAX = (1 << 63) - 1
+"""Bytes of a file: what a column of the views holds."""
 NAME_MAX = 250
 """Characters of a name, a tag's name and value."""
 KEYS_MAX = 1_000
@@ -46,7 +51,9 @@ def documented(**schema: Any) -> msgspec.Meta:
     return msgspec.Meta(extra_json_schema=schema)
 
 
-_FULL = {"maxLength": NAME_MAX, "pattern": r"^[^\u0000]*[^\u0000\s][^\u0000]*$"}
+FULL = r"^[^\u0000]*[^\u0000\s][^\u0000]*$"
+"""Something to read, without a NUL."""
+_FULL = {"maxLength": NAME_MAX, "pattern": FULL}
 RunId = Annotated[
     str, documented(pattern=f"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{RUN_ID_MAX - 1}}}$", **{"not": {"enum": sorted(ROUTE_WORDS)}})
 ]
@@ -57,6 +64,10 @@ Tags = (
     Annotated[dict[str, Any], documented(propertyNames=_FULL, maxProperties=KEYS_MAX)]
     | Annotated[list[FullName], documented(maxItems=KEYS_MAX)]
 )
+Digest = Annotated[str, documented(pattern=f"^{DIGEST}$")]
+Place = Annotated[str, documented(maxLength=PATH_MAX, pattern=FULL)]
+Size = Annotated[int, documented(minimum=0, maximum=SIZE_MAX)]
+Commit = Annotated[str, documented(pattern=r"^\s*[0-9A-Fa-f]{4,64}\s*$")]
 Seed = Annotated[int, documented(minimum=0, maximum=(1 << 64) - 1)]
 
 
@@ -70,7 +81,7 @@ class NewRun(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     dataset_id: Name | None = None
     description: Text | None = None
     seed: Seed | None = None
-    commit: str | None = None
+    commit: Commit | None = None
     group: Name | None = None
     parent_run_id: str | None = None
     params: dict[str, Any] = {}

@@ -63,7 +63,8 @@ LOOK_S = 0.1
 """Seconds between two looks for a second interrupt."""
 _DESCRIPTION = (
     "Runs, metrics, files and notes of an ailab store. Lists are bare JSON arrays with their full count in X-Total-Count; times "
-    "are RFC 3339 in UTC; NaN and infinities are strings; errors are application/problem+json."
+    "are RFC 3339 in UTC; NaN and infinities are strings; errors are application/problem+json. "
+    "Whatever is asked, 421 is the answer to a Host that the server does not go by, and 429 to too many tokens that do not count."
 )
 
 

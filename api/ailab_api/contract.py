@@ -7,6 +7,7 @@ sends ends in a value or in a FilterError that says where.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
@@ -38,6 +39,7 @@ BODY_MAX = 8 * 1024 * 1024
 PARAMETERS_MAX = 300
 """Parameters of one request: a comparison of 100 runs fits."""
 
+_MISSING = re.compile("Object missing required field `(.+)`")
 T = TypeVar("T")
 
 
@@ -253,7 +255,8 @@ def decode_body(body: bytes, shape: type[T]) -> T:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as problem:
         sentence, _, place = str(problem).partition(" - at `$")
-        where = "body" + place.rstrip("`")
+        missing = _MISSING.fullmatch(sentence)
+        where = "body" + place.rstrip("`") + (f".{missing[1]}" if missing else "")
         fields = ", ".join(field.encode_name for field in msgspec.structs.fields(shape))  # type: ignore[arg-type]
         raise FilterError(f"the body does not fit: {sentence[:200]}", where=where, hint=f"fields: {fields}") from None
     except RecursionError:
@@ -264,14 +267,23 @@ def decode_body(body: bytes, shape: type[T]) -> T:
 
 # -- documenting -------------------------------------------------------------------------------------------------------
 
-_TOTAL = {"X-Total-Count": {"description": "How many there are, whatever the limit.", "schema": {"type": "integer"}}}
+
+def _header(description: str, type: str = "string", *, always: bool = True) -> dict[str, Any]:  # noqa: A002  (OpenAPI's word)
+    return {"description": description, "required": always, "schema": {"type": type}}
+
+
+_TOTAL = {"X-Total-Count": _header("How many there are, whatever the limit.", "integer")}
 BYTES = {
-    "X-Bytes-Logged": {
-        "description": "Bytes of all its versions; references do not count.", "schema": {"type": "integer"}
-    },
-    "X-Bytes-Kept": {"description": "Bytes of those that are different, which are kept.", "schema": {"type": "integer"}},
-}  # fmt: skip
+    "X-Bytes-Logged": _header("Bytes of all its versions; references do not count.", "integer"),
+    "X-Bytes-Kept": _header("Bytes of those that are different, which are kept.", "integer"),
+}
 """What a list of files says of all of them, whatever the limit."""
+PAGED = {"Link": _header('The next page, as <URL>; rel="next"; absent on the last one.', always=False)}
+POSITIONED = {"X-Position": _header("How far the answer reaches; as as_of it gives the same answer again.", always=False)}
+FOLLOWED = {"X-Cursor": _header("What to send as since for what comes later; empty where points were thinned.")}
+LOCATED = {"Location": _header("The path of what was made.")}
+_TAGGED = {"ETag": _header("The SHA-256 of the whole file, in quotes."), "Accept-Ranges": _header("bytes")}
+_PART = {"Content-Range": _header("Which bytes of how many these are, as bytes FIRST-LAST/SIZE.")}
 _PLAIN = r"^[^\u0000-\u001f\u007f\\]+$"
 """What the guard lets through of a path: neither control characters nor backslashes."""
 _PATHS = {
@@ -294,11 +306,19 @@ _ERRORS = {
     415: "The body is of a type that is not allowed.",
     416: "There are no such bytes.",
     429: "Too many of them; Retry-After says when to come again.",
-    503: "The store cannot be used now.",
+    503: "The store cannot be used now, or the server stops.",
 }
+_ALWAYS = (401, 403, 503)
+"""What any route may answer."""
+_PARTLY = (
+    ("Range", "Only these bytes; one range is answered, several are not.", "bytes=0-1"),
+    ("If-Range", "The ETag of what is there already: of another file the whole comes.", f'"{examples.SHA256}"'),
+    ("If-None-Match", "The ETag of what is there already: the same is not sent again.", f'"{"0" * 64}"'),
+)
+"""What a download may be asked with beside its query, as (header, meaning, example)."""
 _PAGE = {"text/html": {"schema": {"type": "string"}, "example": "<!doctype html>"}}
-_GUARDED = {"400", "401", "403", "413", "415", "429"}
-"""What is refused before it is known which route it means, and so in one form, whatever that of the route is."""
+_GUARDED = {"400", "401", "403", "413", "415", "429", "503"}
+"""What is answered before it is known which route is meant, or at the server's end: in one form, whatever that of the route."""
 
 
 def route(
@@ -314,6 +334,8 @@ def route(
     fails: tuple[int, ...] = (400,),
     media: str = "application/json",
     page: bool = False,
+    file: bool = False,
+    sends: tuple[tuple[str, str, str], ...] = (),
     needs: str = "reader",
     confined: bool = False,
     counts: str | None = None,
@@ -333,8 +355,10 @@ def route(
         total: whether the answer has X-Total-Count.
         headers: what else its answer has, as OpenAPI describes it.
         fails: the statuses of its errors.
-        media: the media type of its answer; */* where that depends on what is there.
+        media: the media type of its answer.
         page: whether a browser gets a page in its place.
+        file: that its answer is a file, of whichever type that has: whole, in part, or not again.
+        sends: the headers that it takes, as (name, meaning, example).
         needs: the role that it takes.
         confined: whether it shows a token of one project nothing but that project.
         counts: what a peer off loopback may do less often for it in a window: writes or uploads; "none" where the handler counts.
@@ -344,7 +368,8 @@ def route(
     """
     if needs == "writer" and counts is None:
         counts = "writes"
-    fails = tuple(sorted({*fails, 401, 403, *((429,) if counts else ()), *((413,) if body is not None else ())}))
+    sometimes = {416: file, 429: counts is not None, 413: body is not None}
+    fails = tuple(sorted({*fails, *_ALWAYS, *(status for status, so in sometimes.items() if so)}))
     counts = None if counts == "none" else counts
     return {
         "operation_id": name,
@@ -352,7 +377,16 @@ def route(
         "tags": [tag],
         "opt": {"asks": asks, "needs": needs, "confined": confined, "counts": counts},
         "operation_class": _operation(
-            asks, example, body, media, headers=(_TOTAL if total else {}) | (headers or {}), page=page, upload=upload, again=again
+            asks,
+            example,
+            body,
+            "*/*" if file else media,
+            headers=(_TOTAL if total else {}) | (headers or {}),
+            page=page,
+            file=file,
+            sends=(*sends, *(_PARTLY if file else ())),
+            upload=upload,
+            again=again,
         ),
         **({"request_max_body_size": None} if upload is not None else {}),
         "responses": {
@@ -371,6 +405,8 @@ def _operation(
     *,
     headers: dict[str, Any],
     page: bool,
+    file: bool,
+    sends: tuple[tuple[str, str, str], ...],
     upload: tuple[Ask, ...] | None,
     again: bool,
 ) -> type[Operation]:
@@ -379,7 +415,8 @@ def _operation(
     @dataclass
     class Documented(Operation):
         def __post_init__(self) -> None:
-            self.parameters = [*map(_path_parameter, self.parameters or []), *(ask.document() for ask in asks)] or None
+            sent = [_header_parameter(*one) for one in sends]
+            self.parameters = [*map(_path_parameter, self.parameters or []), *(ask.document() for ask in asks), *sent] or None
             responses = self.responses or {}
             for status, found in responses.items():
                 if status.startswith("2") and isinstance(found, OpenAPIResponse) and found.content:
@@ -395,11 +432,10 @@ def _operation(
                     answer["headers"] = headers
             if again:
                 found["responses"]["200"] = {**found["responses"]["201"], "description": "It is there already."}
-            if body is not None:
-                content = {"schema": _schema_of(type(body)), "example": msgspec.to_builtins(body)}
-                found["requestBody"] = {"content": {"application/json": content}, "required": True}
-            elif upload is not None:
-                found["requestBody"] = {"content": _file_content(upload)}  # no body is an empty file
+            if file:
+                found["responses"] |= _file_answers(found["responses"]["200"])
+            if body is not None or upload is not None:
+                found["requestBody"] = _request_body(body, upload)
             return found
 
     return Documented
@@ -412,6 +448,23 @@ def _complete(status: str, content: dict[str, Any], media: str, example: Any, *,
     elif status.startswith("2") and content:
         content[media]["example"] = msgspec.to_builtins(example)
         content.update(_PAGE if page else {})
+
+
+def _file_answers(whole: dict[str, Any]) -> dict[str, Any]:
+    """How a file is answered, by status, where the answer of 200 is this."""
+    return {
+        "200": {**whole, "headers": _TAGGED},
+        "206": {**whole, "headers": _TAGGED | _PART, "description": "The part that was asked for."},
+        "304": {"headers": _TAGGED, "description": "It is the one that is there already."},
+    }
+
+
+def _request_body(body: msgspec.Struct | None, upload: tuple[Ask, ...] | None) -> dict[str, Any]:
+    """A body of JSON, a file, or either; without any, a file is empty."""
+    content = {} if upload is None else _file_content(upload)
+    if body is not None:
+        content["application/json"] = {"schema": _schema_of(type(body)), "example": msgspec.to_builtins(body)}
+    return {"content": content, "required": upload is None}
 
 
 def document_of(app: Litestar) -> dict[str, Any]:
@@ -434,6 +487,11 @@ def _path_parameter(found: Any) -> Any:
         found.description, found.example, pattern = _PATHS[found.name]
         found.schema = Schema(type=OpenAPIType.STRING, pattern=pattern)
     return found
+
+
+def _header_parameter(name: str, description: str, example: str) -> Parameter:
+    schema = Schema(type=OpenAPIType.STRING)
+    return Parameter(name=name, param_in="header", description=description, schema=schema, example=example)
 
 
 def _schema_of(shape: type[Any]) -> dict[str, Any]:

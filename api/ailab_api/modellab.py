@@ -16,15 +16,18 @@ from litestar import Response
 from litestar.openapi.datastructures import ResponseSpec
 from msgspec import UNSET
 
-from ailab.blobs import DIGEST
 from ailab.bodies import (
     SET_STATUSES,
+    Commit,
     DatasetFields,
+    Digest,
     FullName,
     Name,
     NewRun,
+    Place,
     RunChange,
     Seed,
+    Size,
     Tags,
     Text,
     as_metrics,
@@ -139,8 +142,9 @@ class _RunFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class RunBegin(_RunFields, kw_only=True, forbid_unknown_fields=True):
     """A run as a client begins it; without `status` it is pending."""
 
+    name: FullName
     seed: Seed | None = None
-    commit_hash: str | None = None
+    commit_hash: Commit | None = None
 
 
 class RunUpdate(_RunFields, kw_only=True, forbid_unknown_fields=True):
@@ -166,10 +170,10 @@ class ArtifactRecord(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A file that a client has beside it: its name, size and SHA-256 are told, the bytes stay where they are."""
 
     run_id: str
-    name: str
-    size: Annotated[int, documented(minimum=0)]
-    checksum: Annotated[str, documented(pattern=f"^{DIGEST}$")]
-    type: str | None = None
+    name: Place
+    size: Size
+    checksum: Digest
+    type: FullName | None = None
     path: str | None = None
     created_at: str | None = None
     metadata: dict[str, Any] | None = None
@@ -182,11 +186,11 @@ def begin(said: RunBegin, project: str | None) -> tuple[NewRun, RunChange]:
         FilterError: it has no name.
         RejectedError: a field cannot be kept as it is.
     """
-    if not (said.name or "").strip():
+    if not said.name.strip():
         raise FilterError("name is missing", where="body.name", hint='{"name": "my-experiment"}')
     status, metrics = status_of(said.status or "pending"), as_metrics(said.metrics or {})
     new = NewRun(
-        name=said.name or "", project=project, dataset_id=said.dataset(), description=said.description or None, seed=said.seed,
+        name=said.name, project=project, dataset_id=said.dataset(), description=said.description or None, seed=said.seed,
         commit=said.commit_hash, params=said.params(), tags=tags_of(said.tags or {}),
         status=status if status in _BEGINNINGS else "running",
     )  # fmt: skip

@@ -370,6 +370,21 @@ def test_a_location_that_is_none_is_refused(playground, fresh, location):
     assert playground.get(f"/artifacts/{fresh}").json() == []
 
 
+@pytest.mark.parametrize(
+    "said", [{"size": -1}, {"size": 1 << 63}, {"size": 10**30}, {"kind": ""}, {"sha256": "F" * 64}, {"path": "x" * 1001}]
+)
+def test_a_reference_that_no_view_could_hold_is_refused(playground, fresh, said):
+    """In either spelling of the routes; the largest size is kept."""
+    whole = {"path": "far.bin", "size": (1 << 63) - 1, "sha256": "0" * 64}
+    assert playground.send("POST", f"/artifacts/{fresh}", whole | said).status == 400
+    theirs = {"run_id": fresh, "name": "far.bin", "size": (1 << 63) - 1, "checksum": "0" * 64}
+    changed = {{"sha256": "checksum", "path": "name", "kind": "type"}.get(name, name): value for name, value in said.items()}
+    assert playground.send("POST", "/api/modellab/artifacts", theirs | changed).status == 400
+    assert playground.get(f"/artifacts/{fresh}").json() == []
+    assert playground.send("POST", f"/artifacts/{fresh}", whole).json()["size"] == (1 << 63) - 1
+    assert playground.send("POST", "/api/modellab/artifacts", theirs).status == 201
+
+
 def test_the_page_of_a_run_tells_references(playground, fresh):
     """No link and no picture of what is not there; what was saved by keeping equal bytes once."""
     put_file(playground, fresh, "a.png", b"picture")

@@ -86,7 +86,7 @@ def _example(holder: dict[str, Any]) -> str:
 
 def _answers(found: dict[str, Any]) -> Html:
     good = {status: answer for status, answer in found["responses"].items() if status.startswith("2")}
-    bad = ", ".join(status for status in found["responses"] if not status.startswith("2"))
+    bad = ", ".join(status for status in found["responses"] if status >= "400")
     parts = [
         tag("details", tag("summary", f"Answer {status} · {', '.join(answer.get('content', {}))}"), tag("pre", _example(answer)))
         for status, answer in good.items()

@@ -57,7 +57,7 @@ async def get_segment(request: Request[Any, Any, Any]) -> Received:
     **route(
         "put_segment", "Add a range of whole lines to a segment; what is there already must be the same.",
         tag="journal", asks=(_OFFSET,), example=examples.RECEIVED, needs="writer", counts="none", upload=(),
-        fails=(400, 409, 413, 415, 429, 503),
+        fails=(400, 409, 413, 415, 429),
     ),
 )  # fmt: skip
 async def put_segment(request: Request[Any, Any, Any]) -> Response[Received]:
@@ -118,7 +118,7 @@ async def post_missing(request: Request[Any, Any, Any]) -> Missing:
 @put(
     "/blobs/{sha256:str}",
     **route("put_blob", "Keep a file that has this SHA-256.", tag="journal", example=Kept(sha256=examples.SHA256, size=812),
-            needs="writer", counts="none", upload=(), fails=(400, 409, 413, 415, 429, 503)),
+            needs="writer", counts="none", upload=(), fails=(400, 409, 413, 415, 429)),
 )  # fmt: skip
 async def put_blob(request: Request[Any, Any, Any]) -> Kept:
     """Receive it, and keep it if it is what it is said to be."""

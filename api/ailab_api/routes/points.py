@@ -9,7 +9,7 @@ from ailab.queries import MetricPoint
 
 from .. import examples
 from ..catalogue import lab_of, run_of
-from ..contract import Ask, asked, route
+from ..contract import FOLLOWED, Ask, asked, route
 
 POINTS_MAX = 1_000_000
 _ASKS = (
@@ -40,7 +40,17 @@ def _points(request: Request[Any, Any, Any]) -> Response[list[MetricPoint]]:
 
 
 def _route(name: str, summary: str) -> dict[str, Any]:
-    return route(name, summary, tag="points", asks=_ASKS, example=[examples.POINT], total=True, fails=(400, 404), confined=True)
+    return route(
+        name,
+        summary,
+        tag="points",
+        asks=_ASKS,
+        example=[examples.POINT],
+        total=True,
+        headers=FOLLOWED,
+        fails=(400, 404),
+        confined=True,
+    )
 
 
 @get(

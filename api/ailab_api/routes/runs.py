@@ -1,5 +1,6 @@
 """/runs: the list with its filters, one run, and everything that is changed of it."""
 
+from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -15,11 +16,11 @@ from ailab.queries import Page, RunDetail, RunSummaryView
 
 from .. import examples
 from ..catalogue import acting, catalogue_of, lab_of, run_of
-from ..contract import LIMIT, Ask, actor, asked, read_body, route
+from ..contract import LIMIT, LOCATED, PAGED, POSITIONED, Ask, actor, asked, read_body, route
 from ..pages.run import run_page
 
 AS_OF = Ask("as_of", "The runs as they were: RFC 3339, a date (midnight UTC), or a position of an earlier answer.", "2026-11-20")
-CURSOR = cursor_of("-started_at", [examples.AT, examples.RUN_ID])
+CURSOR = cursor_of("-started_at", [datetime.fromisoformat(examples.AT).replace(tzinfo=None), examples.RUN_ID])
 FILTERS = (
     Ask("dataset_id", "Runs on this dataset: the text given, or any name of a version that they read.", "iris@v1"),
     Ask("project_id", "Runs of this project.", "iris"),
@@ -105,7 +106,8 @@ def limited(request: Request[Any, Any, Any], f: RunFilter) -> RunFilter:
     "/runs",
     **route(
         "list_runs", "Runs that all filters keep, newest first; the Link header has the next page.", tag="runs",
-        asks=(*FILTERS, AS_OF), example=[examples.SUMMARY], total=True, confined=True, fails=(400, 404),
+        asks=(*FILTERS, AS_OF), example=[examples.SUMMARY], total=True, headers=PAGED | POSITIONED,
+        confined=True, fails=(400, 404),
     ),
 )  # fmt: skip
 def list_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]:
@@ -121,7 +123,7 @@ def list_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]
     "/runs",
     **route(
         "create_run", "Begin a run that a client without the library logs.", tag="runs", example=examples.DETAIL, needs="writer",
-        confined=True, fails=(400, 404, 409, 415, 503),
+        confined=True, headers=LOCATED, fails=(400, 404, 409, 415),
         body=NewRun(
             name="svm", project="iris", dataset_id="iris@v1", seed=42, commit="4b825dc642cb6eb9a060e54bf8d69288fbee4904",
             params={"model_name": "svm", "learning_rate": 0.1}, tags=["baseline"],
@@ -179,7 +181,7 @@ def _page(request: Request[Any, Any, Any], run_id: str) -> str:
 
 def _change(name: str, summary: str, body: msgspec.Struct | None = None, **more: Any) -> dict[str, Any]:
     """The table of a route that changes one run, and answers with it as it is then."""
-    fails = more.pop("fails", (400, 404, 415, 503))
+    fails = more.pop("fails", (400, 404, 415))
     return route(
         name, summary, tag="runs", body=body, fails=fails, needs="writer", confined=True,
         **{"example": examples.DETAIL, **more},
@@ -201,7 +203,7 @@ async def _changed(request: Request[Any, Any, Any]) -> RunDetail:
     "/runs/{run_id:str}",
     **_change(
         "change_run", "Change fields of a run; params are added or changed, metrics are added as points.", _CHANGE,
-        fails=(400, 404, 409, 415, 503),
+        fails=(400, 404, 409, 415),
     ),
 )  # fmt: skip
 async def patch_run(request: Request[Any, Any, Any]) -> RunDetail:
@@ -211,7 +213,7 @@ async def patch_run(request: Request[Any, Any, Any]) -> RunDetail:
 
 @put(
     "/runs/{run_id:str}",
-    **_change("change_run_by_put", "The same as PATCH: what is left out stays.", _CHANGE, fails=(400, 404, 409, 415, 503)),
+    **_change("change_run_by_put", "The same as PATCH: what is left out stays.", _CHANGE, fails=(400, 404, 409, 415)),
 )
 async def put_run(request: Request[Any, Any, Any]) -> RunDetail:
     """Change it, and answer with the run as it is then."""
@@ -220,7 +222,7 @@ async def put_run(request: Request[Any, Any, Any]) -> RunDetail:
 
 @delete(
     "/runs/{run_id:str}", status_code=204,
-    **_change("trash_run", "Put a run in the trash; nothing of it is lost.", fails=(400, 404, 409, 503), example=None),
+    **_change("trash_run", "Put a run in the trash; nothing of it is lost.", fails=(400, 404, 409), example=None),
 )  # fmt: skip
 def delete_run(request: Request[Any, Any, Any]) -> None:
     """Put it there."""
@@ -230,7 +232,7 @@ def delete_run(request: Request[Any, Any, Any]) -> None:
 
 @post(
     "/runs/{run_id:str}/restore", status_code=200,
-    **_change("restore_run", "Take a run out of the trash.", fails=(400, 404, 409, 503)),
+    **_change("restore_run", "Take a run out of the trash.", fails=(400, 404, 409)),
 )  # fmt: skip
 def restore_run(request: Request[Any, Any, Any]) -> RunDetail:
     """Take it out, and answer with the run as it is then."""

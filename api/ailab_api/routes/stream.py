@@ -17,10 +17,9 @@ from ..errors import TooManyError
 from ..following import FOLLOWERS_MAX, LONGEST_S, POLL_S, Event, follow
 from ..meters import seen_of
 
+_EVENT = "5f1c0a9e:42"
 _ASKS = (
-    Ask(
-        "cursor", "Go on behind the event with this id; the header Last-Event-ID says the same, and counts first.", "5f1c0a9e:42"
-    ),
+    Ask("cursor", "Go on behind the event with this id; the header Last-Event-ID says the same, and counts first.", _EVENT),
     Ask("seconds", f"End after so long, at the latest {LONGEST_S:.0f}.", "1", type="integer", most=int(LONGEST_S)),
 )
 
@@ -36,6 +35,7 @@ def _message(event: Event) -> ServerSentEventMessage:
     **route(
         "stream", "What changes, from now on or behind a cursor: events `start`, `runs` and `reset`.", tag="stream", asks=_ASKS,
         example=examples.STREAM, media="text/event-stream", confined=True, fails=(400, 429), waits=True,
+        sends=(("Last-Event-ID", "Go on behind the event with this id; browsers send it by themselves.", _EVENT),),
     ),
 )  # fmt: skip
 async def get_stream(request: Request[Any, Any, Any]) -> ServerSentEvent:

@@ -42,6 +42,8 @@ LOGGED = (
 
 
 BEGINNINGS = ("pending", "running")
+ENDS = ("completed", "failed", "killed")
+"""How a run may have ended, in the words of a client without the library."""
 SET_STATUSES = tuple(status for status in STATUSES if status != "crashed")
 """What a run may be set to: that it crashed is found out, and never said."""
 
@@ -269,8 +271,8 @@ def as_event(i: int, one: LoggedEvent) -> events.Event:
     try:
         if isinstance(event, events.MetricsLogged):
             event = msgspec.structs.replace(event, step=values.step(event.step), time=values.moment(event.time))
-        if isinstance(event, events.RunFinished) and event.status not in {"completed", "failed", "killed"}:
-            raise RejectedError(f"status {event.status[:40]!r} is not allowed", key="status", hint="completed, failed or killed")
+        if isinstance(event, events.RunFinished) and event.status not in ENDS:
+            raise RejectedError(f"status {event.status[:40]!r} is not allowed", key="status", hint=f"allowed: {', '.join(ENDS)}")
         if form is not None:
             event = msgspec.structs.replace(event, **{form[0]: form[1](getattr(event, form[0]))})
     except RejectedError as problem:

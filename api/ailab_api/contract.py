@@ -504,7 +504,8 @@ def _schema_of(shape: type[Any]) -> dict[str, Any]:
         if not isinstance(part, dict):
             return part
         if "$ref" in part:
-            return inlined(whole["$defs"][part["$ref"].rpartition("/")[2]])
+            meant = whole["$defs"][part["$ref"].rpartition("/")[2]]
+            return inlined(meant | {key: value for key, value in part.items() if key != "$ref"})
         return {key: inlined(value) for key, value in part.items() if key != "$defs"}
 
     found: dict[str, Any] = inlined(whole)

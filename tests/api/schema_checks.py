@@ -31,10 +31,10 @@ BEYOND = {
     r"body: the (range|first line) ": "a range of a segment is whole lines, from its header on",
     r"body\.(tags|metadata): \w+ is no such JSON": "a field of a form that holds JSON, as text",
     r"metadata: ": "a field of a form that holds JSON, as text",
-    r"events\[\d+\]": "the data have the form of their kind, which events/schema/ says",
+    r"events\[\d+\](?!\.data: the data do not fit)": "what a note, a metric or a tag may be, inside of the data of an event",
     r"[^:]*: metric .* is no number": "metrics may be nested, so no schema says what is at the bottom of them",
     r"(params|metrics|summary|values|step|time)": "they may be nested, and are flattened before they are counted",
-    r"body\.(size|seed|step|limit): the body does not fit: Expected `int": "1.0 is an integer for JSON Schema, for msgspec none",
+    r".* not fit.*: Expected `int[^`]*`, got `float`": "1.0 is an integer for JSON Schema, for msgspec none",
     r"body\.\w+: \w+ is given twice": "ModelLab's fields have two spellings",
 }
 """Rules that no JSON schema of ours can say, as `where: detail` of a refusal, and why."""

@@ -43,14 +43,19 @@ no-shrink = true
 """What counts as refused and as accepted: a body of allowed texts may be too large in all, an allowed id may not be there."""
 OFTEN = 0.6
 """How often an id is one that is there; schemathesis finds others in answers, and makes up the rest."""
-NAMES = "".join(
-    f'[[operations]]\ninclude-operation-id = "{name}"\nparameters."body.name" = {{ dictionary = "{name}", probability = 1.0 }}\n'
-    for name in ("create_project", "modellab_create_project")
+BODIES = "".join(
+    f'[[operations]]\ninclude-operation-id = "{operation}"\n'
+    f'parameters."body.{field}" = {{ dictionary = "{words}", probability = {probability} }}\n'
+    for operation, field, words, probability in (
+        ("create_project", "name", "create_project", 1.0),
+        ("modellab_create_project", "name", "modellab_create_project", 1.0),
+        ("modellab_log_artifact", "run_id", "run_id", OFTEN),
+    )
 )
-"""A project can be made only once, and both operations would think of the same names."""
+"""A project can be made only once, and both operations would think of the same names; a file is noted of a run that is there."""
 TWICE = (
-    "add_dataset", "modellab_add_dataset", "modellab_upload_dataset", "change_run_by_put", "change_dataset_by_patch", "history",
-    "change_project_by_patch", "modellab_change_project_by_patch", "modellab_change_dataset_by_patch",
+    "add_dataset", "modellab_add_dataset", "modellab_upload_dataset", "modellab_upload_artifact", "history", "change_run_by_put",
+    "change_dataset_by_patch", "change_project_by_patch", "modellab_change_project_by_patch", "modellab_change_dataset_by_patch",
     "modellab_change_run_by_patch",
 )  # fmt: skip
 """What is asked little in the short form: uploads of datasets, which a process of its own reads, and what has a second name."""
@@ -104,7 +109,7 @@ def prepare(live, examples_each):
         for prefix in ("", "modellab_")
     ]
     config = CONFIG.format(examples=examples_each)
-    return "\n".join([config, "[dictionaries]", *lines, *names, "[parameters]", *bound, NAMES])
+    return "\n".join([config, "[dictionaries]", *lines, *names, "[parameters]", *bound, BODIES])
 
 
 class Report:

@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 import msgspec
 from litestar import MediaType, Request, Response, delete, get, patch, post, put
 
-from ailab import queries, telemetry
+from ailab import events, queries, telemetry
 from ailab.actions import FLAGS
-from ailab.bodies import BATCH_MAX, FullName, LoggedEvent, NewRun, RunChange, Tags, Text, documented
+from ailab.bodies import BATCH_MAX, ENDS, LOGGED, FullName, LoggedEvent, NewRun, RunChange, Tags, Text, documented
 from ailab.errors import FilterError
 from ailab.filters import STATUSES, RunFilter, cursor_of
 from ailab.queries import Page, RunDetail, RunSummaryView
@@ -74,10 +74,22 @@ class TagsBody(msgspec.Struct, forbid_unknown_fields=True):
     remove: list[FullName] = []
 
 
+def _of_kind(kind: str) -> dict[str, Any]:
+    """What the JSON schema of an event of this kind says of its data."""
+    _, parts = msgspec.json.schema_components([shape := events.KINDS[kind]])
+    data = parts[shape.__name__]
+    if shape is events.RunFinished:
+        data["properties"]["status"]["enum"] = list(ENDS)
+    return {"properties": {"kind": {"const": kind}, "data": data}, "required": ["kind", *(["data"] if data["required"] else [])]}
+
+
 class EventsBody(msgspec.Struct, forbid_unknown_fields=True):
     """Events of one run, in the order that they count."""
 
-    events: Annotated[list[LoggedEvent], documented(minItems=1, maxItems=BATCH_MAX)]
+    events: Annotated[
+        list[Annotated[LoggedEvent, documented(anyOf=[_of_kind(kind) for kind in LOGGED])]],
+        documented(minItems=1, maxItems=BATCH_MAX),
+    ]
 
 
 class Added(msgspec.Struct):

@@ -514,7 +514,8 @@ def _schema_of(shape: type[Any]) -> dict[str, Any]:
 
 def _file_content(fields: tuple[Ask, ...]) -> dict[str, Any]:
     """A file as a body: in a form, beside the query parameters that may be its fields as well, or by itself."""
-    parts = {ask.name: {"type": "string", "description": ask.description} for ask in fields}
+    words = {ask.name: {"enum": list(ask.choices)} if ask.choices else {} for ask in fields}
+    parts = {ask.name: {"type": "string", "description": ask.description, **words[ask.name]} for ask in fields}
     form = {
         "type": "object", "properties": {"file": {"type": "string", "format": "binary"}, **parts}, "required": ["file"],
         "additionalProperties": False,

@@ -54,7 +54,8 @@ BODIES = "".join(
 )
 """A project can be made only once, and both operations would think of the same names; a file is noted of a run that is there."""
 TWICE = (
-    "add_dataset", "modellab_add_dataset", "modellab_upload_dataset", "modellab_upload_artifact", "history", "change_run_by_put",
+    "add_dataset", "modellab_add_dataset", "modellab_upload_dataset", "modellab_upload_artifact", "modellab_preview_dataset",
+    "modellab_create_project", "history", "change_run_by_put",
     "change_dataset_by_patch", "change_project_by_patch", "modellab_change_project_by_patch", "modellab_change_dataset_by_patch",
     "modellab_change_run_by_patch",
 )  # fmt: skip

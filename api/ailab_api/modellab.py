@@ -17,6 +17,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from msgspec import UNSET
 
 from ailab.bodies import (
+    BEGINNINGS,
     SET_STATUSES,
     Commit,
     DatasetFields,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PREFIX = "/api/modellab"
 _METADATA = "metadata/"
-_BEGINNINGS = ("pending", "running")
 _WORDS = {"created": "pending", "cancelled": "killed", "canceled": "killed"}
 """Words of ModelLab for states that ailab calls otherwise."""
 STATUS_WORDS = (*STATUSES, *_WORDS)
@@ -192,9 +192,9 @@ def begin(said: RunBegin, project: str | None) -> tuple[NewRun, RunChange]:
     new = NewRun(
         name=said.name, project=project, dataset_id=said.dataset(), description=said.description or None, seed=said.seed,
         commit=said.commit_hash, params=said.params(), tags=tags_of(said.tags or {}),
-        status=status if status in _BEGINNINGS else "running",
+        status=status if status in BEGINNINGS else "running",
     )  # fmt: skip
-    return new, RunChange(status=UNSET if status in _BEGINNINGS else status, metrics=metrics or UNSET)
+    return new, RunChange(status=UNSET if status in BEGINNINGS else status, metrics=metrics or UNSET)
 
 
 def update(run: RunDetail, said: RunUpdate) -> RunChange:

@@ -65,11 +65,15 @@ NEVER_GOOD = {("PUT", "/journal/{segment}"): "takes lines with their checksums, 
 BROKEN = """
 import functools
 from litestar import Response
+from ailab.errors import FilterError
 from ailab_api import guard
-from ailab_api.routes import changes, health, leaderboard, projects, sql, stream
+from ailab_api.routes import changes, datasets, health, leaderboard, projects, sql
 
 def breaks(handler, put):
     handler._fn = functools.wraps(handler._fn)(put)
+
+def refuse(request):
+    raise FilterError("no", where="limit")
 
 guard.SECURITY = guard.SECURITY[1:]
 breaks(health.get_whoami, lambda request: 1 / 0)
@@ -77,6 +81,9 @@ breaks(health.get_health, lambda request: {"status": 1})
 breaks(projects.list_projects, lambda request: Response([], status_code=418))
 breaks(leaderboard.get_leaderboard, lambda request: Response("none", media_type="text/plain"))
 breaks(sql.get_views, lambda request: Response({"oops": 1}, status_code=400, media_type="application/problem+json"))
+breaks(changes.list_changes, lambda request: Response([]))
+breaks(datasets.list_datasets, lambda request: Response([], headers={"X-Total-Count": "0"}))
+breaks(projects.list_project_datasets, refuse)
 """
 """Routes that are wrong, each in its way, and a header that is nowhere."""
 
@@ -275,12 +282,17 @@ def test_a_cursor_of_the_document_is_taken(server):
 
 
 def test_what_is_not_as_documented_is_found(fresh, tmp_path):
-    """Negative control: routes that fail, or answer with another status, type, shape or header than documented, are all named."""
+    """Negative control: routes that fail, are too strict or too lax, or answer otherwise than documented, are all named."""
     live = fresh(source=BROKEN + SERVER)
-    names = ("whoami", "health", "list_projects", "leaderboard", "describe_views", "home")
+    names = (
+        "whoami", "health", "list_projects", "leaderboard", "describe_views", "home", "list_changes", "list_datasets",
+        "list_project_datasets",
+    )  # fmt: skip
     chosen = [word for name in names for word in ("--include-operation-id", name)]
     report = fuzz(live, tmp_path / "fuzz", CONFIG.format(examples=2), "--seed", "1", *chosen)
     assert report.failures >= {
         ("GET /whoami", "ServerError"), ("GET /health", "JsonSchemaError"), ("GET /projects", "UndefinedStatusCode"),
         ("GET /runs/leaderboard", "UndefinedContentType"), ("GET /sql", "errors_have_one_form"), ("GET /", "security_headers"),
+        ("GET /changes", "MissingHeaders"), ("GET /datasets", "AcceptedNegativeData"),
+        ("GET /projects/{project_id}/datasets", "RejectedPositiveData"),
     }  # fmt: skip

@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 
 import msgspec
 from litestar import Request, Response, delete, get, post
+from litestar.exceptions import ClientException
 from litestar.response import Stream
 
 from ailab import queries
@@ -21,6 +22,8 @@ from ..downloads import download
 from ..uploads import check_fields, json_field, received
 
 VERSIONS_MAX = 999_999_999
+REFERENCE_MAX = 1 << 20
+"""Bytes of a body that names a file, and does not hold one."""
 LOCATION_MAX = 4096
 """Characters of a reference's location."""
 _KIND = Ask("kind", "model, checkpoint, plot, evaluation, metrics, predictions, data, log, or any other word.", "model")
@@ -114,8 +117,8 @@ async def _reference(request: Request[Any, Any, Any]) -> Reference:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > 1 << 20:
-            raise FilterError("the body is too large", where="body", hint="a JSON body names a file, it does not hold one")
+        if len(body) > REFERENCE_MAX:
+            raise ClientException(status_code=413)
     found = decode_body(bytes(body), Reference)
     if not found.reference:
         raise RejectedError("reference is false, and there are no bytes", key="reference", hint="send the file as the body")

@@ -32,7 +32,7 @@ BEYOND = {
     r"body\.(tags|metadata): \w+ is no such JSON": "a field of a form that holds JSON, as text",
     r"metadata: ": "a field of a form that holds JSON, as text",
     r"events\[\d+\](?!\.data: the data do not fit)": "what a note, a metric or a tag may be, inside of the data of an event",
-    r"[^:]*: metric .* is no number": "metrics may be nested, so no schema says what is at the bottom of them",
+    r".*: metric .* is no number": "metrics may be nested, so no schema says what is at the bottom of them",
     r"(params|metrics|summary|values|step|time): ": "they may be nested, and are flattened before they are counted",
     r".* not fit.*: Expected `int[^`]*`, got `float`": "1.0 is an integer for JSON Schema, for msgspec none",
     r"body\.\w+: \w+ is given twice": "ModelLab's fields have two spellings",
@@ -126,5 +126,5 @@ def filter_failure(context, failure, case, response):
             _, detail, where = refusal(response)
         except (KeyError, ValueError):
             return True  # it has no form at all, which `errors_have_one_form` says as well
-        return not any(re.match(rule, f"{where}: {detail}") for rule in BEYOND)
+        return not any(re.match(rule, f"{where}: {detail}", re.DOTALL) for rule in BEYOND)
     return True

@@ -20,7 +20,11 @@ from msgspec import UNSET
 from . import artifacts, blobs, events, inventory, naming, queries, values
 from .bodies import (
     BATCH_MAX,
+    BEGINNINGS,
+    PATH_MAX,
     ROLES,
+    SET_STATUSES,
+    SIZE_MAX,
     CreatedToken,
     DatasetFields,
     LoggedEvent,
@@ -39,7 +43,6 @@ from .bodies import (
     given,
 )
 from .errors import ConflictError, FilterError, NotFoundError, RejectedError
-from .filters import STATUSES
 from .journal import Writer
 from .runs import check_run_id, new_run_id
 from .views.rows import project_of
@@ -109,8 +112,9 @@ class Actions:
             ours = self._only in {None, there[0].project_id}
             hint = "leave run_id out" + (", or change the run that is there" if ours else "")
             raise ConflictError(f"run_id {run_id!r} is taken", where="run_id", hint=hint)
-        if new.status not in {"pending", "running"}:
-            raise RejectedError(f"status {new.status[:40]!r} is not allowed", key="status", hint="allowed: pending, running")
+        if new.status not in BEGINNINGS:
+            hint = f"allowed: {', '.join(BEGINNINGS)}"
+            raise RejectedError(f"status {new.status[:40]!r} is not allowed", key="status", hint=hint)
         if new.seed is not None and not 0 <= new.seed < 1 << 64:
             raise RejectedError(f"seed {new.seed} is not allowed", key="seed", hint="allowed: 0 to 2^64 - 1, or none")
         if new.parent_run_id is not None:
@@ -154,12 +158,10 @@ class Actions:
             said.append(events.TagsChanged(set=tags))
         if change.protected is not UNSET and change.protected != run.protected:
             said.append(events.RunProtected() if change.protected else events.RunUnprotected())
-        if change.status is not UNSET:
-            allowed = [status for status in STATUSES if status != "crashed"]
-            if change.status not in allowed:
-                raise RejectedError(
-                    f"status {change.status[:40]!r} is not allowed", key="status", hint=f"allowed: {', '.join(allowed)}"
-                )
+        if change.status is not UNSET and change.status not in SET_STATUSES:
+            raise RejectedError(
+                f"status {change.status[:40]!r} is not allowed", key="status", hint=f"allowed: {', '.join(SET_STATUSES)}"
+            )
         if change.dataset_id is not UNSET:
             said += self._used(change.dataset_id)
         fields: dict[str, str | None] = {
@@ -332,11 +334,13 @@ class Actions:
 
         Raises:
             NotFoundError: there is no such run.
-            RejectedError: the path, kind or digest is not allowed.
+            RejectedError: the path, kind, size or digest is not allowed.
         """
+        if not 0 <= size <= SIZE_MAX:
+            raise RejectedError(f"size {size} is not allowed", key="size", hint=f"bytes, 0 to {SIZE_MAX}")
         if not blobs.is_digest(sha256):
             raise RejectedError(f"sha256 {sha256[:80]!r} is none", key="sha256", hint="64 hexadecimal digits in lower case")
-        place = artifacts.place_in_run(as_name(path, "path", least=1, most=1000))
+        place = artifacts.place_in_run(as_name(path, "path", least=1, most=PATH_MAX))
         added = events.ArtifactAdded(
             path=place, logged=path, type=artifacts.kind_of(path) if kind is None else as_name(kind, "kind", least=1), size=size,
             sha256=sha256, reference=reference, metadata=metadata or {},

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 _HEX = frozenset("0123456789abcdef")
 _DIGEST_LENGTH = 64
+DIGEST = "[0-9a-f]{64}"
+"""A SHA-256 in lower-case hexadecimal, as a pattern."""
 
 
 def is_digest(text: str) -> bool:

@@ -7,14 +7,17 @@ become valid UTF-8 here, numbers and parameters get the form that the recorder g
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from . import events, values
+from .blobs import DIGEST
 from .errors import RejectedError
+from .filters import STATUSES
 from .inventory import TokenView  # noqa: TC001  (msgspec reads the annotations of Structs at run time)
+from .runs import ROUTE_WORDS, RUN_ID_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 ROLES = ("reader", "writer", "admin")
 NOTE_MAX = 1_000_000
 """Characters of a note or description."""
+PATH_MAX = 1_000
+"""Characters of a file's place in its run."""
+SIZE_MAX = (1 << 63) - 1
+"""Bytes of a file: what a column of the views holds."""
 NAME_MAX = 250
 """Characters of a name, a tag's name and value."""
 KEYS_MAX = 1_000
@@ -35,35 +42,67 @@ LOGGED = (
 """Kinds of events that a client without the library may send."""
 
 
+BEGINNINGS = ("pending", "running")
+ENDS = ("completed", "failed", "killed")
+"""How a run may have ended, in the words of a client without the library."""
+SET_STATUSES = tuple(status for status in STATUSES if status != "crashed")
+"""What a run may be set to: that it crashed is found out, and never said."""
+
+
+def documented(**schema: Any) -> msgspec.Meta:
+    """What the JSON schema of a field says beyond its type; the actions check it, in words of their own."""
+    return msgspec.Meta(extra_json_schema=schema)
+
+
+FULL = r"^[^\u0000]*[^\u0000\s][^\u0000]*$"
+"""Something to read, without a NUL."""
+_FULL = {"maxLength": NAME_MAX, "pattern": FULL}
+RunId = Annotated[
+    str, documented(pattern=f"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{RUN_ID_MAX - 1}}}$", **{"not": {"enum": sorted(ROUTE_WORDS)}})
+]
+Name = Annotated[str, documented(maxLength=NAME_MAX, pattern=r"^[^\u0000]*$")]
+FullName = Annotated[str, documented(**_FULL)]
+Text = Annotated[str, documented(maxLength=NOTE_MAX)]
+Tags = (
+    Annotated[dict[str, Any], documented(propertyNames=_FULL, maxProperties=KEYS_MAX)]
+    | Annotated[list[FullName], documented(maxItems=KEYS_MAX)]
+)
+Digest = Annotated[str, documented(pattern=f"^{DIGEST}$")]
+Place = Annotated[str, documented(maxLength=PATH_MAX, pattern=FULL)]
+Size = Annotated[int, documented(minimum=0, maximum=SIZE_MAX)]
+Commit = Annotated[str, documented(pattern=r"^\s*[0-9A-Fa-f]{4,64}\s*$")]
+Seed = Annotated[int, documented(minimum=0, maximum=(1 << 64) - 1)]
+
+
 class NewRun(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A run as a client begins it; everything may be left out. `commit` is the client's; without `seed` one is drawn."""
 
-    name: str = ""
-    run_id: str | None = None
+    name: Name = ""
+    run_id: RunId | None = None
     project: str | None = None
-    project_id: str | None = None
-    dataset_id: str | None = None
-    description: str | None = None
-    seed: int | None = None
-    commit: str | None = None
-    group: str | None = None
+    project_id: FullName | None = None
+    dataset_id: Name | None = None
+    description: Text | None = None
+    seed: Seed | None = None
+    commit: Commit | None = None
+    group: Name | None = None
     parent_run_id: str | None = None
     params: dict[str, Any] = {}
-    tags: dict[str, Any] | list[str] = {}
-    status: str = "running"
+    tags: Tags = {}
+    status: Annotated[str, documented(enum=list(BEGINNINGS))] = "running"
     command: str = ""
 
 
 class RunChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is to change of a run: `params` are added or changed, `metrics` are points at `step`, and nothing else can be."""
 
-    name: str | UnsetType = UNSET
-    description: str | UnsetType = UNSET
-    tags: dict[str, Any] | list[str] | UnsetType = UNSET
-    group: str | UnsetType = UNSET
-    project_id: str | UnsetType = UNSET
-    dataset_id: str | UnsetType = UNSET
-    status: str | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+    tags: Tags | UnsetType = UNSET
+    group: Name | UnsetType = UNSET
+    project_id: FullName | UnsetType = UNSET
+    dataset_id: Name | UnsetType = UNSET
+    status: Annotated[str, documented(enum=list(SET_STATUSES))] | UnsetType = UNSET
     protected: bool | UnsetType = UNSET
     params: dict[str, Any] | UnsetType = UNSET
     metrics: dict[str, Any] | UnsetType = UNSET
@@ -73,32 +112,32 @@ class RunChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class LoggedEvent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One event of a run, as it would stand in its journal: a kind, and the kind's own fields."""
 
-    kind: str
+    kind: Annotated[str, documented(enum=list(LOGGED))]
     data: dict[str, Any] = {}
 
 
 class NewProject(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A project to be made."""
 
-    name: str
-    description: str | None = None
+    name: FullName
+    description: Text | None = None
 
 
 class ProjectChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is to change of a project; its id stays."""
 
-    name: str | UnsetType = UNSET
-    description: str | UnsetType = UNSET
+    name: FullName | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
 
 
 class DatasetFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is said of a dataset beside its content; `tags` and `metadata` count as a whole, `name` is that of all versions."""
 
-    name: str | UnsetType = UNSET
-    description: str | UnsetType = UNSET
-    tags: dict[str, Any] | list[str] | UnsetType = UNSET
+    name: FullName | UnsetType = UNSET
+    description: Text | UnsetType = UNSET
+    tags: Tags | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
-    project_id: str | UnsetType = UNSET
+    project_id: FullName | UnsetType = UNSET
 
 
 class NewToken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -287,10 +326,8 @@ def as_event(i: int, one: LoggedEvent) -> events.Event:
     try:
         if isinstance(event, events.MetricsLogged):
             event = msgspec.structs.replace(event, step=values.step(event.step), time=values.moment(event.time))
-        if isinstance(event, events.RunFinished) and event.status not in {"completed", "failed", "killed"}:
-            raise RejectedError(
-                f"status {event.status[:40]!r} is not allowed", key="status", hint="allowed: completed, failed, killed"
-            )
+        if isinstance(event, events.RunFinished) and event.status not in ENDS:
+            raise RejectedError(f"status {event.status[:40]!r} is not allowed", key="status", hint=f"allowed: {', '.join(ENDS)}")
         if form is not None:
             event = msgspec.structs.replace(event, **{form[0]: form[1](getattr(event, form[0]))})
     except RejectedError as problem:

@@ -44,7 +44,8 @@ RESERVED = (
     events.RunPurged.kind,
 )  # fmt: skip
 """Kinds that only an admin may ship."""
-_NAME = re.compile(r"[0-9]{8}T[0-9]{12}Z_[A-Za-z0-9.-]{1,32}_[0-9]{1,10}_[0-9a-f]{8}(?:_[A-Za-z0-9][A-Za-z0-9._-]{0,127})?")
+SEGMENT_NAME = r"[0-9]{8}T[0-9]{12}Z_[A-Za-z0-9.-]{1,32}_[0-9]{1,10}_[0-9a-f]{8}(?:_[A-Za-z0-9][A-Za-z0-9._-]{0,127})?"
+_NAME = re.compile(SEGMENT_NAME)
 _decode = msgspec.json.Decoder(Envelope).decode
 
 

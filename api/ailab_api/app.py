@@ -64,7 +64,8 @@ LOOK_S = 0.1
 """Seconds between two looks for a second interrupt."""
 _DESCRIPTION = (
     "Runs, metrics, files and notes of an ailab store. Lists are bare JSON arrays with their full count in X-Total-Count; times "
-    "are RFC 3339 in UTC; NaN and infinities are strings; errors are application/problem+json."
+    "are RFC 3339 in UTC; NaN and infinities are strings; errors are application/problem+json. "
+    "Whatever is asked, 421 is the answer to a Host that the server does not go by, and 429 to too many tokens that do not count."
 )
 
 
@@ -81,6 +82,7 @@ class Server(Litestar):
         self.guard = Guard(self._inside, Rules(), styles=(markup.STYLE_HASH,))
         self.meters = Meters()
         self.stopping = False
+        self._methods = {route.path_format: route.methods for route in self.routes}
 
     async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend) -> None:
         """Handle one request, or the server's start and end."""
@@ -102,7 +104,7 @@ class Server(Litestar):
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                message["headers"] = [(n, _with_head(v) if n.lower() == b"allow" else v) for n, v in message["headers"]]
+                message["headers"] = [(n, self._allow(scope, v) if n.lower() == b"allow" else v) for n, v in message["headers"]]
             elif is_head and message["type"] == "http.response.body":
                 message["body"] = b""
             await send(message)
@@ -120,11 +122,10 @@ class Server(Litestar):
             for end in ends:
                 await end()
 
-
-def _with_head(allow: bytes) -> bytes:
-    """The Allow header with HEAD wherever GET is."""
-    methods = {method.strip() for method in allow.split(b",")} | ({b"HEAD"} if b"GET" in allow else set())
-    return b", ".join(sorted(methods))
+    def _allow(self, scope: Any, said: bytes) -> bytes:
+        """All methods of a path, of which Litestar's OPTIONS knows those of one handler, and HEAD with GET."""
+        methods = {method.strip().decode() for method in said.split(b",")} | self._methods.get(scope.get("path_template"), set())
+        return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set()))).encode()
 
 
 class _Unlisted(Router):

@@ -7,6 +7,7 @@ sends ends in a value or in a FilterError that says where.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
@@ -16,10 +17,12 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIResponse, Operation, Parameter, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
+from ailab.blobs import DIGEST
 from ailab.bodies import misfit
 from ailab.errors import FilterError, RefusedError
-from ailab.filters import parse_count, parse_switch
+from ailab.filters import LIMIT_MAX, parse_count, parse_switch
 from ailab.problems import Problem
+from ailab.receiving import SEGMENT_NAME
 
 from . import errors, examples
 from .access import INSTEAD, WINDOW_S, WORDS, Actor, Limits, is_loopback
@@ -28,12 +31,12 @@ from .meters import seen_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from litestar import Request
+    from litestar import Litestar, Request
     from litestar.connection import ASGIConnection
     from litestar.handlers.base import BaseRouteHandler
 
 BODY_MAX = 8 * 1024 * 1024
-"""Bytes of a request's body: a note of a million characters fits, whatever they are."""
+"""Bytes of a request's body: a note of a million characters fits, unless a client escapes those that need no escape."""
 PARAMETERS_MAX = 300
 """Parameters of one request: a comparison of 100 runs fits."""
 
@@ -52,6 +55,9 @@ class Ask(msgspec.Struct, frozen=True):
     """Whether it may be given more than once."""
     choices: tuple[str, ...] = ()
     default: Any = None
+    least: int = 1
+    most: int | None = LIMIT_MAX
+    """Of a whole number: the smallest and the largest that are allowed."""
 
     def fits(self, name: str) -> bool:
         """Whether `name` is this parameter; a name that ends with `.KEY` stands for every name with that beginning."""
@@ -61,14 +67,17 @@ class Ask(msgspec.Struct, frozen=True):
     def document(self) -> Parameter:
         """The parameter as OpenAPI has it."""
         one = Schema(type=OpenAPIType(self.type), enum=list(self.choices) or None, default=self.default)
-        schema = Schema(type=OpenAPIType.ARRAY, items=one) if self.many else one
+        if self.type == "integer":
+            one.minimum, one.maximum = self.least, self.most
+        schema = Schema(type=OpenAPIType.ARRAY, items=one, min_items=1 if self.required else None) if self.many else one
+        example = self.example if self.type == "string" else msgspec.json.decode(self.example)
         return Parameter(
             name=self.name,
             param_in="query",
             required=self.required,
             description=self.description,
             schema=schema,
-            example=self.example,
+            example=[example] if self.many else example,
         )
 
 
@@ -87,8 +96,9 @@ LIMIT = Ask(
 class Asked:
     """The query parameters of one request, checked against its route."""
 
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+    def __init__(self, pairs: list[tuple[str, str]], known: tuple[Ask, ...]) -> None:
         self.pairs = pairs
+        self._known = known
 
     def one(self, name: str) -> str | None:
         """The text of a parameter, or None."""
@@ -122,14 +132,15 @@ class Asked:
             )
         return text
 
-    def count(self, name: str, *, default: int, most: int = 1000) -> int:
-        """A whole number from 1 to `most`.
+    def count(self, name: str, *, default: int) -> int:
+        """A whole number from 1 to what the table says.
 
         Raises:
             FilterError: it is none.
         """
         text = self.one(name)
-        return default if text is None else parse_count(name, text, most)
+        most = next(ask.most for ask in self._known if ask.name == name)
+        return default if text is None else parse_count(name, text, most or LIMIT_MAX)
 
     def switch(self, name: str) -> bool | None:
         """True, false, or None where it is not given.
@@ -204,7 +215,7 @@ async def check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: B
         if name in seen and not ask.many:
             raise FilterError(f"{name[:100]} is given twice", where=name[:100])
         seen.add(name)
-    connection.state["asked"] = Asked(pairs)
+    connection.state["asked"] = Asked(pairs, known)
 
 
 def _parse(query: bytes) -> list[tuple[str, str]]:
@@ -255,22 +266,33 @@ def decode_body(body: bytes, shape: type[T]) -> T:
 
 # -- documenting -------------------------------------------------------------------------------------------------------
 
-_TOTAL = {"X-Total-Count": {"description": "How many there are, whatever the limit.", "schema": {"type": "integer"}}}
+
+def _header(description: str, type: str = "string", *, always: bool = True) -> dict[str, Any]:  # noqa: A002  (OpenAPI's word)
+    return {"description": description, "required": always, "schema": {"type": type}}
+
+
+_TOTAL = {"X-Total-Count": _header("How many there are, whatever the limit.", "integer")}
 BYTES = {
-    "X-Bytes-Logged": {
-        "description": "Bytes of all its versions; references do not count.", "schema": {"type": "integer"}
-    },
-    "X-Bytes-Kept": {"description": "Bytes of those that are different, which are kept.", "schema": {"type": "integer"}},
-}  # fmt: skip
+    "X-Bytes-Logged": _header("Bytes of all its versions; references do not count.", "integer"),
+    "X-Bytes-Kept": _header("Bytes of those that are different, which are kept.", "integer"),
+}
 """What a list of files says of all of them, whatever the limit."""
+PAGED = {"Link": _header('The next page, as <URL>; rel="next"; absent on the last one.', always=False)}
+POSITIONED = {"X-Position": _header("How far the answer reaches; as as_of it gives the same answer again.", always=False)}
+FOLLOWED = {"X-Cursor": _header("What to send as since for what comes later; empty where points were thinned.")}
+LOCATED = {"Location": _header("The path of what was made.")}
+_TAGGED = {"ETag": _header("The SHA-256 of the whole file, in quotes."), "Accept-Ranges": _header("bytes")}
+_PART = {"Content-Range": _header("Which bytes of how many these are, as bytes FIRST-LAST/SIZE.")}
+_PLAIN = r"^[^\u0000-\u001f\u007f\\]+$"
+"""What the guard lets through of a path: neither control characters nor backslashes."""
 _PATHS = {
-    "run_id": ("The run's id.", examples.RUN_ID),
-    "path": ("The file's place in the run; slashes stand as they are.", examples.PATH),
-    "project_id": ("The project's id.", "iris"),
-    "dataset_id": ("The version's id; NAME@vN, NAME (for the newest) and a SHA-256 mean one too.", examples.DATASET_ID),
-    "event": ("The event's id, SEGMENT:SEQ.", examples.EVENT),
-    "segment": ("The segment's name.", examples.SEGMENT),
-    "sha256": ("SHA-256 of the file's bytes.", examples.SHA256),
+    "run_id": ("The run's id.", examples.RUN_ID, _PLAIN),
+    "path": ("The file's place in the run; slashes stand as they are.", examples.PATH, _PLAIN),
+    "project_id": ("The project's id.", "iris", _PLAIN),
+    "dataset_id": ("The version's id; NAME@vN, NAME (for the newest) and a SHA-256 mean one too.", examples.DATASET_ID, _PLAIN),
+    "event": ("The event's id, SEGMENT:SEQ.", examples.EVENT, _PLAIN),
+    "segment": ("The segment's name.", examples.SEGMENT, f"^{SEGMENT_NAME}$"),
+    "sha256": ("SHA-256 of the file's bytes.", examples.SHA256, f"^{DIGEST}$"),
 }
 _ERRORS = {
     400: "A part of the request is not allowed; `where` says which.",
@@ -283,8 +305,19 @@ _ERRORS = {
     415: "The body is of a type that is not allowed.",
     416: "There are no such bytes.",
     429: "Too many of them; Retry-After says when to come again.",
-    503: "The store cannot be used now.",
+    503: "The store cannot be used now, or the server stops.",
 }
+_ALWAYS = (401, 403, 503)
+"""What any route may answer."""
+_PARTLY = (
+    ("Range", "Only these bytes; one range is answered, several are not.", "bytes=0-1"),
+    ("If-Range", "The ETag of what is there already: of another file the whole comes.", f'"{examples.SHA256}"'),
+    ("If-None-Match", "The ETag of what is there already: the same is not sent again.", f'"{"0" * 64}"'),
+)
+"""What a download may be asked with beside its query, as (header, meaning, example)."""
+_PAGE = {"text/html": {"schema": {"type": "string"}, "example": "<!doctype html>"}}
+_GUARDED = {"400", "401", "403", "413", "415", "429", "503"}
+"""What is answered before it is known which route is meant, or at the server's end: in one form, whatever that of the route."""
 
 
 def route(
@@ -299,10 +332,14 @@ def route(
     headers: dict[str, Any] | None = None,
     fails: tuple[int, ...] = (400,),
     media: str = "application/json",
+    page: bool = False,
+    file: bool = False,
+    sends: tuple[tuple[str, str, str], ...] = (),
     needs: str = "reader",
     confined: bool = False,
     counts: str | None = None,
     upload: tuple[Ask, ...] | None = None,
+    again: bool = False,
     waits: bool = False,
 ) -> dict[str, Any]:
     """The keyword arguments of a Litestar handler: what is checked, and what the OpenAPI document says of it.
@@ -318,15 +355,20 @@ def route(
         headers: what else its answer has, as OpenAPI describes it.
         fails: the statuses of its errors.
         media: the media type of its answer.
+        page: whether a browser gets a page in its place.
+        file: that its answer is a file, of whichever type that has: whole, in part, or not again.
+        sends: the headers that it takes, as (name, meaning, example).
         needs: the role that it takes.
         confined: whether it shows a token of one project nothing but that project.
         counts: what a peer off loopback may do less often for it in a window: writes or uploads; "none" where the handler counts.
         waits: whether the handler waits for something besides a body, and so is no plain function.
         upload: that its body is a file, and which query parameters may be fields of its form as well.
+        again: whether it answers with 200 where what it would make is there already.
     """
     if needs == "writer" and counts is None:
         counts = "writes"
-    fails = tuple(sorted({*fails, 401, 403, *((429,) if counts else ())}))
+    sometimes = {416: file, 429: counts is not None, 413: body is not None}
+    fails = tuple(sorted({*fails, *_ALWAYS, *(status for status, so in sometimes.items() if so)}))
     counts = None if counts == "none" else counts
     return {
         "operation_id": name,
@@ -334,7 +376,16 @@ def route(
         "tags": [tag],
         "opt": {"asks": asks, "needs": needs, "confined": confined, "counts": counts},
         "operation_class": _operation(
-            asks, example, body, media, headers=(_TOTAL if total else {}) | (headers or {}), upload=upload
+            asks,
+            example,
+            body,
+            "*/*" if file else media,
+            headers=(_TOTAL if total else {}) | (headers or {}),
+            page=page,
+            file=file,
+            sends=(*sends, *(_PARTLY if file else ())),
+            upload=upload,
+            again=again,
         ),
         **({"request_max_body_size": None} if upload is not None else {}),
         "responses": {
@@ -352,14 +403,19 @@ def _operation(
     media: str,
     *,
     headers: dict[str, Any],
+    page: bool,
+    file: bool,
+    sends: tuple[tuple[str, str, str], ...],
     upload: tuple[Ask, ...] | None,
+    again: bool,
 ) -> type[Operation]:
     """Litestar fills an Operation from a handler's signature; this one adds what our tables say."""
 
     @dataclass
     class Documented(Operation):
         def __post_init__(self) -> None:
-            self.parameters = [*map(_path_parameter, self.parameters or []), *(ask.document() for ask in asks)] or None
+            sent = [_header_parameter(*one) for one in sends]
+            self.parameters = [*map(_path_parameter, self.parameters or []), *(ask.document() for ask in asks), *sent] or None
             responses = self.responses or {}
             for status, found in responses.items():
                 if status.startswith("2") and isinstance(found, OpenAPIResponse) and found.content:
@@ -370,24 +426,71 @@ def _operation(
             """The operation as it stands in the document; examples go in last, since Litestar takes what is null out of them."""
             found = super().to_schema()
             for status, answer in found["responses"].items():
+                _complete(status, answer.get("content", {}), media, example, page=page)
                 if status.startswith("2"):
-                    if "content" in answer:
-                        answer["content"][media]["example"] = msgspec.to_builtins(example)
                     answer["headers"] = headers
-            if body is not None:
-                content = {"schema": _schema_of(type(body)), "example": msgspec.to_builtins(body)}
-                found["requestBody"] = {"content": {"application/json": content}, "required": True}
-            elif upload is not None:
-                found["requestBody"] = {"content": _file_content(upload), "required": True}
+            if again:
+                found["responses"]["200"] = {**found["responses"]["201"], "description": "It is there already."}
+            if file:
+                found["responses"] |= _file_answers(found["responses"]["200"])
+            if body is not None or upload is not None:
+                found["requestBody"] = _request_body(body, upload)
             return found
 
     return Documented
 
 
+def _complete(status: str, content: dict[str, Any], media: str, example: Any, *, page: bool) -> None:
+    """Put into an answer's content what Litestar cannot know of it."""
+    if status in _GUARDED:
+        content.setdefault(errors.MEDIA_TYPE, {"schema": {"$ref": "#/components/schemas/Problem"}})
+    elif status.startswith("2") and content:
+        content[media]["example"] = msgspec.to_builtins(example)
+        content.update(_PAGE if page else {})
+
+
+def _file_answers(whole: dict[str, Any]) -> dict[str, Any]:
+    """How a file is answered, by status, where the answer of 200 is this."""
+    return {
+        "200": {**whole, "headers": _TAGGED},
+        "206": {**whole, "headers": _TAGGED | _PART, "description": "The part that was asked for."},
+        "304": {"headers": _TAGGED, "description": "It is the one that is there already."},
+    }
+
+
+def _request_body(body: msgspec.Struct | None, upload: tuple[Ask, ...] | None) -> dict[str, Any]:
+    """A body of JSON, a file, or either; without any, a file is empty."""
+    content = {} if upload is None else _file_content(upload)
+    if body is not None:
+        content["application/json"] = {"schema": _schema_of(type(body)), "example": msgspec.to_builtins(body)}
+    return {"content": content, "required": upload is None}
+
+
+def document_of(app: Litestar) -> dict[str, Any]:
+    """The OpenAPI document of the server.
+
+    Litestar says oneOf where a value is of one of several types; but 1.0 is both an integer and a number, so anyOf is meant.
+    """
+
+    def meant(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {"anyOf" if key == "oneOf" else key: meant(value) for key, value in part.items()}
+        return [meant(one) for one in part] if isinstance(part, list) else part
+
+    document: dict[str, Any] = meant(app.openapi_schema.to_schema())
+    return document
+
+
 def _path_parameter(found: Any) -> Any:
     if found.name in _PATHS:
-        found.description, found.example = _PATHS[found.name]
+        found.description, found.example, pattern = _PATHS[found.name]
+        found.schema = Schema(type=OpenAPIType.STRING, pattern=pattern)
     return found
+
+
+def _header_parameter(name: str, description: str, example: str) -> Parameter:
+    schema = Schema(type=OpenAPIType.STRING)
+    return Parameter(name=name, param_in="header", description=description, schema=schema, example=example)
 
 
 def _schema_of(shape: type[Any]) -> dict[str, Any]:
@@ -400,7 +503,8 @@ def _schema_of(shape: type[Any]) -> dict[str, Any]:
         if not isinstance(part, dict):
             return part
         if "$ref" in part:
-            return inlined(whole["$defs"][part["$ref"].rpartition("/")[2]])
+            meant = whole["$defs"][part["$ref"].rpartition("/")[2]]
+            return inlined(meant | {key: value for key, value in part.items() if key != "$ref"})
         return {key: inlined(value) for key, value in part.items() if key != "$defs"}
 
     found: dict[str, Any] = inlined(whole)
@@ -409,11 +513,13 @@ def _schema_of(shape: type[Any]) -> dict[str, Any]:
 
 def _file_content(fields: tuple[Ask, ...]) -> dict[str, Any]:
     """A file as a body: in a form, beside the query parameters that may be its fields as well, or by itself."""
-    parts = {ask.name: {"type": "string", "description": ask.description} for ask in fields}
+    words = {ask.name: {"enum": list(ask.choices)} if ask.choices else {} for ask in fields}
+    parts = {ask.name: {"type": "string", "description": ask.description, **words[ask.name]} for ask in fields}
     form = {
         "type": "object", "properties": {"file": {"type": "string", "format": "binary"}, **parts}, "required": ["file"],
+        "additionalProperties": False,
     }  # fmt: skip
     return {
-        "multipart/form-data": {"schema": form},
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "multipart/form-data": {"schema": form, "example": {"file": examples.FILE_TEXT}},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": examples.FILE_TEXT},
     }

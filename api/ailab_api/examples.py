@@ -26,6 +26,7 @@ from ailab.telemetry import ConsoleLine, SystemFigure
 RUN_ID = "06d3v8k2m4q7t9w1x5z0a2c4e6"
 OTHER_ID = "06d3v8f0n2p5r8s3v6y1b4d7g9"
 PATH = "checkpoints/svm_metrics.csv"
+FILE_TEXT = "test"
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 DATASET_ID = f"iris@sha256:{SHA256}"
 SEGMENT = "20261120T093000000000Z_lab_4711_0badcafe"

@@ -9,14 +9,33 @@ trash. Times that they send are not kept: an event has that of its writing.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Response
 from litestar.openapi.datastructures import ResponseSpec
 from msgspec import UNSET
 
-from ailab.bodies import DatasetFields, NewRun, RunChange, as_metrics, as_params, as_tags
+from ailab.bodies import (
+    BEGINNINGS,
+    SET_STATUSES,
+    Commit,
+    DatasetFields,
+    Digest,
+    FullName,
+    Name,
+    NewRun,
+    Place,
+    RunChange,
+    Seed,
+    Size,
+    Tags,
+    Text,
+    as_metrics,
+    as_params,
+    as_tags,
+    documented,
+)
 from ailab.errors import FilterError, NotFoundError, RejectedError
 from ailab.filters import STATUSES
 from ailab.values import as_json
@@ -34,9 +53,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PREFIX = "/api/modellab"
 _METADATA = "metadata/"
-_BEGINNINGS = ("pending", "running")
 _WORDS = {"created": "pending", "cancelled": "killed", "canceled": "killed"}
 """Words of ModelLab for states that ailab calls otherwise."""
+STATUS_WORDS = (*STATUSES, *_WORDS)
 
 
 # -- spelling ----------------------------------------------------------------------------------------------------------
@@ -88,10 +107,10 @@ async def read_either(request: Request[Any, Any, Any], shape: type[T]) -> T:
 class _RunFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is said of a run; null is as good as absent."""
 
-    name: str | None = None
-    description: str | None = None
-    status: str | None = None
-    project_id: str | None = None
+    name: Name | None = None
+    description: Text | None = None
+    status: Annotated[str, documented(enum=[*SET_STATUSES, *_WORDS])] | None = None
+    project_id: FullName | None = None
     dataset_id: str | None = None
     dataset_version: str | int | None = None
     model_type: str | None = None
@@ -99,7 +118,7 @@ class _RunFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     hyperparameters: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
-    tags: list[str] | dict[str, Any] | None = None
+    tags: Tags | None = None
     created_at: str | None = None
     completed_at: str | None = None
 
@@ -123,8 +142,9 @@ class _RunFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class RunBegin(_RunFields, kw_only=True, forbid_unknown_fields=True):
     """A run as a client begins it; without `status` it is pending."""
 
-    seed: int | None = None
-    commit_hash: str | None = None
+    name: FullName
+    seed: Seed | None = None
+    commit_hash: Commit | None = None
 
 
 class RunUpdate(_RunFields, kw_only=True, forbid_unknown_fields=True):
@@ -134,11 +154,11 @@ class RunUpdate(_RunFields, kw_only=True, forbid_unknown_fields=True):
 class DatasetUpdate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is to change of a dataset; null is as good as absent."""
 
-    name: str | None = None
-    description: str | None = None
-    tags: list[str] | dict[str, Any] | None = None
+    name: FullName | None = None
+    description: Text | None = None
+    tags: Tags | None = None
     metadata: dict[str, Any] | None = None
-    project_id: str | None = None
+    project_id: FullName | None = None
 
     def fields(self) -> DatasetFields:
         """The same, as an action takes it."""
@@ -150,10 +170,10 @@ class ArtifactRecord(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A file that a client has beside it: its name, size and SHA-256 are told, the bytes stay where they are."""
 
     run_id: str
-    name: str
-    size: int
-    checksum: str
-    type: str | None = None
+    name: Place
+    size: Size
+    checksum: Digest
+    type: FullName | None = None
     path: str | None = None
     created_at: str | None = None
     metadata: dict[str, Any] | None = None
@@ -166,15 +186,15 @@ def begin(said: RunBegin, project: str | None) -> tuple[NewRun, RunChange]:
         FilterError: it has no name.
         RejectedError: a field cannot be kept as it is.
     """
-    if not (said.name or "").strip():
+    if not said.name.strip():
         raise FilterError("name is missing", where="body.name", hint='{"name": "my-experiment"}')
     status, metrics = status_of(said.status or "pending"), as_metrics(said.metrics or {})
     new = NewRun(
-        name=said.name or "", project=project, dataset_id=said.dataset(), description=said.description or None, seed=said.seed,
+        name=said.name, project=project, dataset_id=said.dataset(), description=said.description or None, seed=said.seed,
         commit=said.commit_hash, params=said.params(), tags=tags_of(said.tags or {}),
-        status=status if status in _BEGINNINGS else "running",
+        status=status if status in BEGINNINGS else "running",
     )  # fmt: skip
-    return new, RunChange(status=UNSET if status in _BEGINNINGS else status, metrics=metrics or UNSET)
+    return new, RunChange(status=UNSET if status in BEGINNINGS else status, metrics=metrics or UNSET)
 
 
 def update(run: RunDetail, said: RunUpdate) -> RunChange:
@@ -208,9 +228,9 @@ def status_of(word: str) -> str:
     Raises:
         RejectedError: it is none that can be set.
     """
-    found, allowed = _WORDS.get(word, word), [status for status in STATUSES if status != "crashed"]
-    if found not in allowed:
-        raise RejectedError(f"status {word[:40]!r} is not allowed", key="status", hint=f"allowed: {', '.join(allowed)}")
+    found = _WORDS.get(word, word)
+    if found not in SET_STATUSES:
+        raise RejectedError(f"status {word[:40]!r} is not allowed", key="status", hint=f"allowed: {', '.join(SET_STATUSES)}")
     return found
 
 

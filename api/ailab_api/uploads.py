@@ -79,7 +79,7 @@ def check_fields(said: dict[str, str], known: tuple[Ask, ...]) -> None:
     unknown = sorted(said.keys() - set(names))
     if unknown:
         said_name = unknown[0][:60]
-        raise FilterError(f"no field {said_name!r}", where=f"body.{said_name}", hint=f"allowed: {', '.join(names)}")
+        raise FilterError(f"no field {said_name!r}", where=f"body.{said_name}", hint=f"allowed: {', '.join(names) or 'none'}")
 
 
 def json_field(name: str, text: str, shape: Any) -> Any:

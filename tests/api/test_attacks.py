@@ -524,11 +524,12 @@ def test_bodies_that_are_too_large(victim, ways, figure):
     with victim.attacked():
         for route in ways:
             if route.example is not None:
-                answer = victim.attack(f"{route}: large", route.request(victim.live.host, body=big))
+                answer = victim.attack(f"{route}: large", route.request(victim.live.host, body=big, type="application/json"))
                 assert answer.status in {413, 0}, route  # closed: it refused before all had come
                 data = route.request(
-                    victim.live.host, body=chunks + b"0\r\n\r\n", length=False, headers=["Transfer-Encoding: chunked"]
-                )
+                    victim.live.host, body=chunks + b"0\r\n\r\n", length=False, headers=["Transfer-Encoding: chunked"],
+                    type="application/json",
+                )  # fmt: skip
                 assert victim.attack(f"{route}: large chunks", data).status in {413, 0}, route
     figure(victim.said())
 

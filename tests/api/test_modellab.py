@@ -388,7 +388,7 @@ def test_files_are_uploaded_downloaded_and_deleted(playground):
 
 @pytest.mark.parametrize(
     ("change", "path"),
-    [({"name": "../x"}, "path"), ({"name": "/etc/passwd"}, "path"), ({"size": -1}, "body.size"), ({"checksum": "abc"}, "sha256"),
+    [({"name": "../x"}, "path"), ({"name": "/etc/passwd"}, "path"), ({"size": -1}, "size"), ({"checksum": "abc"}, "sha256"),
      ({"bytes": "x"}, "body")],
 )  # fmt: skip
 def test_a_record_that_cannot_be_is_refused(playground, change, path):

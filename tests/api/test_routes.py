@@ -205,6 +205,7 @@ def test_options_and_405_list_the_methods(server):
     """OPTIONS and a method that is not there name those that are, HEAD among them."""
     assert server.ask("OPTIONS", "/runs/run-a/note").header("allow") == "OPTIONS, PATCH"
     assert server.ask("OPTIONS", "/changes").header("allow") == "GET, HEAD, OPTIONS"
+    assert server.ask("OPTIONS", "/runs/run-a").header("allow") == "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"
     refused = server.ask("DELETE", "/changes")
     assert (refused.status, refused.header("allow")) == (405, "GET, HEAD, OPTIONS")
 
@@ -248,6 +249,15 @@ def test_every_file_downloads_from_its_address(server):
 def test_no_file_is_rendered_as_a_page(server, path, kind):
     """Only types without script are named; HTML leaves as plain bytes."""
     assert server.get(f"/artifacts/run-a/download/{path}").header("content-type") == kind
+
+
+def test_a_field_that_no_form_has_is_refused_with_a_blob_too(playground):
+    """A form around a file that only its digest names has no other field."""
+    parts = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\ntest\r\n'
+    body = parts % (b"kind", b"") + parts % (b"file", b'; filename="f"') + b"--x--\r\n"
+    digest = hashlib.sha256(b"test").hexdigest()
+    found = playground.ask("PUT", f"/blobs/{digest}", {"Content-Type": "multipart/form-data; boundary=x"}, body)
+    assert (found.status, found.json()["where"]) == (400, "body.kind")
 
 
 def test_a_big_download_leaves_no_trace_in_memory(server):
@@ -363,6 +373,21 @@ def test_a_location_that_is_none_is_refused(playground, fresh, location):
     said = {"path": "far.bin", "size": 1, "sha256": "0" * 64, "location": location}
     assert playground.send("POST", f"/artifacts/{fresh}", said).status == 400
     assert playground.get(f"/artifacts/{fresh}").json() == []
+
+
+@pytest.mark.parametrize(
+    "said", [{"size": -1}, {"size": 1 << 63}, {"size": 10**30}, {"kind": ""}, {"sha256": "F" * 64}, {"path": "x" * 1001}]
+)
+def test_a_reference_that_no_view_could_hold_is_refused(playground, fresh, said):
+    """In either spelling of the routes; the largest size is kept."""
+    whole = {"path": "far.bin", "size": (1 << 63) - 1, "sha256": "0" * 64}
+    assert playground.send("POST", f"/artifacts/{fresh}", whole | said).status == 400
+    theirs = {"run_id": fresh, "name": "far.bin", "size": (1 << 63) - 1, "checksum": "0" * 64}
+    changed = {{"sha256": "checksum", "path": "name", "kind": "type"}.get(name, name): value for name, value in said.items()}
+    assert playground.send("POST", "/api/modellab/artifacts", theirs | changed).status == 400
+    assert playground.get(f"/artifacts/{fresh}").json() == []
+    assert playground.send("POST", f"/artifacts/{fresh}", whole).json()["size"] == (1 << 63) - 1
+    assert playground.send("POST", "/api/modellab/artifacts", theirs).status == 201
 
 
 def test_the_page_of_a_run_tells_references(playground, fresh):
@@ -680,10 +705,11 @@ def test_the_document_describes_every_route(routes):
     ]  # fmt: skip
     for verb, _, template, operation in routes:
         assert operation["summary"], template
-        assert all(p.get("description") and p.get("example") for p in operation.get("parameters", [])), template
-        (good,) = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
-        assert all(content.get("example") for content in good.get("content", {}).values()), template
-        assert all("schema" in header for header in good.get("headers", {}).values()), template
+        assert all(p.get("description") and p.get("example") is not None for p in operation.get("parameters", [])), template
+        good = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
+        assert good, template
+        assert all(content.get("example") for answer in good for content in answer.get("content", {}).values()), template
+        assert all("schema" in header for answer in good for header in answer.get("headers", {}).values()), template
         bare = template.endswith(("/restore", "/undo", "/restore/{path}"))
         assert ("requestBody" in operation) == (verb in {"POST", "PATCH", "PUT"} and not bare), template
 

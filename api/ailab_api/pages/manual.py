@@ -51,11 +51,17 @@ def _parameters(parameters: list[dict[str, Any]]) -> Html:
             tag("code", p["name"]),
             _kind(p),
             p.get("description", ""),
-            "" if p.get("example") is None else tag("code", str(p["example"])),
+            "" if p.get("example") is None else tag("code", _written(p["example"])),
         ]
         for p in parameters
     ]
     return html_table([("Name", ""), ("Type", ""), ("Meaning", ""), ("Example", "")], rows)
+
+
+def _written(example: Any) -> str:
+    """An example as it stands in a URL."""
+    one = example[0] if isinstance(example, list) else example
+    return str(one).lower() if isinstance(one, bool) else str(one)
 
 
 def _kind(parameter: dict[str, Any]) -> str:
@@ -80,7 +86,7 @@ def _example(holder: dict[str, Any]) -> str:
 
 def _answers(found: dict[str, Any]) -> Html:
     good = {status: answer for status, answer in found["responses"].items() if status.startswith("2")}
-    bad = ", ".join(status for status in found["responses"] if not status.startswith("2"))
+    bad = ", ".join(status for status in found["responses"] if status >= "400")
     parts = [
         tag("details", tag("summary", f"Answer {status} · {', '.join(answer.get('content', {}))}"), tag("pre", _example(answer)))
         for status, answer in good.items()
@@ -92,7 +98,7 @@ def curl_line(path: str, verb: str, found: dict[str, Any], base: str) -> str:
     """A command that asks this route with the document's own examples."""
     query: list[tuple[str, str]] = []
     for parameter in found.get("parameters", []):
-        example = str(parameter.get("example", ""))
+        example = _written(parameter.get("example", ""))
         if parameter["in"] == "path":
             path = path.replace("{" + parameter["name"] + "}", quote(example))
         elif parameter.get("required") or parameter["name"] in {"limit", "max_points"}:

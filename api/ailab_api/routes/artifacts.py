@@ -1,26 +1,29 @@
 """/artifacts: the files of a run, and their bytes."""
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import msgspec
 from litestar import Request, Response, delete, get, post
+from litestar.exceptions import ClientException
 from litestar.response import Stream
 
-from ailab import blobs, queries
-from ailab.bodies import as_name
+from ailab import queries
+from ailab.bodies import FULL, Digest, FullName, Place, Size, as_name, documented
 from ailab.errors import FilterError, RejectedError
 from ailab.filters import LIMIT_DEFAULT
 from ailab.queries import ArtifactFile
 
 from .. import examples
 from ..catalogue import acting, catalogue_of, lab_of, run_of
-from ..contract import BYTES, LIMIT, Ask, asked, decode_body, named, route
+from ..contract import BYTES, LIMIT, LOCATED, PAGED, Ask, asked, decode_body, named, route
 from ..downloads import download
 from ..uploads import check_fields, json_field, received
 
-VERSIONS_MAX = 1_000_000_000
+VERSIONS_MAX = 999_999_999
+REFERENCE_MAX = 1 << 20
+"""Bytes of a body that names a file, and does not hold one."""
 LOCATION_MAX = 4096
 """Characters of a reference's location."""
 _KIND = Ask("kind", "model, checkpoint, plot, evaluation, metrics, predictions, data, log, or any other word.", "model")
@@ -35,14 +38,19 @@ _FIELDS = (
 class Reference(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A file that is kept elsewhere: only its place in the run, size and SHA-256 are, and `location`, which is never opened."""
 
-    path: str
-    size: int
-    sha256: str
-    reference: bool = True
-    location: str | None = None
-    kind: str | None = None
-    type: str | None = None
+    path: Place
+    size: Size
+    sha256: Digest
+    reference: Annotated[bool, documented(enum=[True])] = True
+    location: Annotated[str, documented(maxLength=LOCATION_MAX, pattern=FULL)] | None = None
+    kind: FullName | None = None
+    type: FullName | None = None
     metadata: dict[str, Any] = {}
+
+
+REFERENCE = Reference(
+    path="raw/iris.parquet", size=812, sha256=examples.SHA256, kind="data", location="s3://bucket/iris.parquet"
+)  # fmt: skip
 
 
 @get(
@@ -50,9 +58,10 @@ class Reference(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     **route("list_artifacts", "The files of a run, newest first, every version.", tag="artifacts",
             asks=(
                 Ask("kind", "Only files of this kind.", "model"), Ask("below", "Only what is below this folder.", "a"),
-                Ask("cursor", "Go on behind a page: the cursor of its Link header.", "100", type="integer"), LIMIT,
+                Ask("cursor", "Go on behind a page: the cursor of its Link header.", "100", type="integer", most=VERSIONS_MAX),
+                LIMIT,
             ),
-            example=[examples.FILE], total=True, headers=BYTES, fails=(400, 404), confined=True),
+            example=[examples.FILE], total=True, headers=BYTES | PAGED, fails=(400, 404), confined=True),
 )  # fmt: skip
 def list_artifacts(request: Request[Any, Any, Any]) -> Response[list[ArtifactFile]]:
     """Answer with the files; the cursor is how many of the run's versions are older, which new ones do not change."""
@@ -65,7 +74,7 @@ def list_artifacts(request: Request[Any, Any, Any]) -> Response[list[ArtifactFil
         if kind in {None, file.kind} and (below is None or file.path.startswith(below.strip("/") + "/"))
     ]
     files = [file for _, file in chosen]
-    before = question.count("cursor", default=len(every), most=VERSIONS_MAX)
+    before = question.count("cursor", default=len(every))
     page = [(older, file) for older, file in chosen if older < before]
     logged, kept = queries.bytes_of(files)
     headers = {"X-Total-Count": str(len(files)), "X-Bytes-Logged": str(logged), "X-Bytes-Kept": str(kept)}
@@ -80,7 +89,7 @@ def list_artifacts(request: Request[Any, Any, Any]) -> Response[list[ArtifactFil
     **route(
         "add_artifact", "Add a file to a run, the next version of its path; a JSON body names one that is kept elsewhere.",
         tag="artifacts", asks=_FIELDS, example=examples.FILE, needs="writer", confined=True, counts="uploads", upload=_FIELDS,
-        fails=(400, 404, 413, 415, 503),
+        body=REFERENCE, headers=LOCATED, fails=(400, 404, 413, 415),
     ),
 )  # fmt: skip
 async def post_artifact(request: Request[Any, Any, Any]) -> Response[ArtifactFile]:
@@ -108,8 +117,8 @@ async def _reference(request: Request[Any, Any, Any]) -> Reference:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > 1 << 20:
-            raise FilterError("the body is too large", where="body", hint="a JSON body names a file, it does not hold one")
+        if len(body) > REFERENCE_MAX:
+            raise ClientException(status_code=413)
     found = decode_body(bytes(body), Reference)
     if not found.reference:
         raise RejectedError("reference is false, and there are no bytes", key="reference", hint="send the file as the body")
@@ -133,12 +142,10 @@ def check_place(path: str) -> None:
 
 
 def _created(request: Request[Any, Any, Any], run_id: str, new: Reference) -> Response[ArtifactFile]:
-    if new.size < 0 or not blobs.is_digest(new.sha256):
-        raise RejectedError(f"sha256 {new.sha256[:80]!r} or size is none", key="sha256", hint="64 hexadecimal digits, and bytes")
     with acting(request) as actions:
         found = actions.add_artifact(
-            run_id, new.path, sha256=new.sha256, size=new.size, kind=new.kind or new.type, metadata=new.metadata,
-            reference=new.reference,
+            run_id, new.path, sha256=new.sha256, size=new.size, kind=new.type if new.kind is None else new.kind,
+            metadata=new.metadata, reference=new.reference,
         )  # fmt: skip
     return Response(found, status_code=201, headers={"Location": found.url})
 
@@ -150,13 +157,12 @@ def _path(request: Request[Any, Any, Any]) -> str:
 @get(
     "/artifacts/{run_id:str}/download/{path:path}",
     **route("download_artifact", "The bytes of a file, in its newest version; takes Range, ETag is its SHA-256.", tag="artifacts",
-            asks=(Ask("version", "An older version, counted from 1.", "1", type="integer"),),
-            example="epoch,train_loss,val_loss\n0,0.91,0.95\n", fails=(400, 404, 416), media="application/octet-stream",
-            confined=True),
+            asks=(Ask("version", "An older version, counted from 1.", "1", type="integer", most=VERSIONS_MAX),),
+            example="epoch,train_loss,val_loss\n0,0.91,0.95\n", fails=(400, 404), file=True, confined=True),
 )  # fmt: skip
 def download_artifact(request: Request[Any, Any, Any]) -> Stream | Response[Any]:
     """Answer with the bytes; the path is compared with those of the run, and never opened."""
-    version = asked(request).count("version", default=0, most=1_000_000) or None
+    version = asked(request).count("version", default=0) or None
     found, file = queries.open_artifact(lab_of(request), run_of(request), _path(request), version=version)
     return download(request, file, size=found.size, sha256=found.sha256, name=found.name)
 
@@ -164,7 +170,7 @@ def download_artifact(request: Request[Any, Any, Any]) -> Stream | Response[Any]
 @delete(
     "/artifacts/{run_id:str}/download/{path:path}", status_code=204,
     **route("trash_artifact", "Put all versions of a file in the trash; nothing of it is lost.", tag="artifacts", example=None,
-            needs="writer", fails=(400, 404, 503), confined=True),
+            needs="writer", fails=(400, 404), confined=True),
 )  # fmt: skip
 def delete_artifact(request: Request[Any, Any, Any]) -> None:
     """Put it there."""
@@ -175,7 +181,7 @@ def delete_artifact(request: Request[Any, Any, Any]) -> None:
 @post(
     "/artifacts/{run_id:str}/restore/{path:path}", status_code=200,
     **route("restore_artifact", "Take a file out of the trash.", tag="artifacts", example=examples.FILE, needs="writer",
-            fails=(400, 404, 503), confined=True),
+            fails=(400, 404), confined=True),
 )  # fmt: skip
 def restore_artifact(request: Request[Any, Any, Any]) -> ArtifactFile:
     """Take it out, and answer with the file."""

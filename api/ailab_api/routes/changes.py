@@ -51,7 +51,7 @@ def list_run_changes(request: Request[Any, Any, Any]) -> Response[list[Change]]:
 @post(
     "/changes/{event:str}/undo", status_code=200,
     **route("undo", "Take a change of a run, project or dataset back; answers with what that changed.", tag="changes",
-            example=[examples.CHANGE], needs="writer", confined=True, fails=(400, 404, 409, 503)),
+            example=[examples.CHANGE], needs="writer", confined=True, fails=(400, 404, 409)),
 )  # fmt: skip
 def undo(request: Request[Any, Any, Any]) -> list[Change]:
     """Undo it, and answer with the changes that this made."""

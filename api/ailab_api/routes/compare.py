@@ -1,11 +1,13 @@
 """/runs/compare and /compare: runs side by side."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, get, post
 
 from ailab import queries
+from ailab.bodies import documented
+from ailab.filters import LIMIT_DEFAULT
 from ailab.queries import RunComparison
 
 from .. import examples
@@ -18,7 +20,7 @@ _IDS = Ask("ids", "A run; repeated, or with commas between, for 1 to 100 runs.",
 class CompareBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a comparison."""
 
-    run_ids: list[str]
+    run_ids: Annotated[list[str], documented(minItems=1, maxItems=LIMIT_DEFAULT)]
 
 
 @get(

@@ -17,7 +17,7 @@ from ailab.inventory import DatasetDetail, DatasetFilter, DatasetPreview, Datase
 
 from .. import examples
 from ..catalogue import acting, catalogue_of, dataset_of, lab_of
-from ..contract import LIMIT, Ask, actor, asked, read_body, route
+from ..contract import LIMIT, LOCATED, Ask, actor, asked, read_body, route
 from ..downloads import download
 from ..uploads import Upload, check_fields, json_field, received
 from .runs import paged
@@ -66,7 +66,7 @@ def list_datasets(request: Request[Any, Any, Any]) -> Response[list[DatasetView]
     **route(
         "add_dataset", "Add a file: the next version of its dataset, 201; 200 where the dataset has that content already.",
         tag="datasets", asks=_FIELDS, example=examples.DATASET_DETAIL, needs="writer", confined=True, counts="uploads",
-        upload=_FIELDS[:-1], fails=(400, 404, 409, 413, 415, 503),
+        upload=_FIELDS[:-1], again=True, headers=LOCATED, fails=(400, 404, 409, 413, 415),
     ),
 )  # fmt: skip
 async def post_dataset(request: Request[Any, Any, Any]) -> Response[DatasetDetail]:
@@ -151,7 +151,7 @@ async def _changed(request: Request[Any, Any, Any]) -> DatasetDetail:
 @put(
     "/datasets/{dataset_id:str}",
     **_one("change_dataset", "Change what is said of a version; what is left out stays.", body=_CHANGE, needs="writer",
-           fails=(400, 404, 409, 415, 503)),
+           fails=(400, 404, 409, 415)),
 )  # fmt: skip
 async def put_dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
     """Change it, and answer with the version."""
@@ -160,7 +160,7 @@ async def put_dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
 
 @patch(
     "/datasets/{dataset_id:str}",
-    **_one("change_dataset_by_patch", "The same as PUT.", body=_CHANGE, needs="writer", fails=(400, 404, 409, 415, 503)),
+    **_one("change_dataset_by_patch", "The same as PUT.", body=_CHANGE, needs="writer", fails=(400, 404, 409, 415)),
 )
 async def patch_dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
     """Change it, and answer with the version."""
@@ -169,7 +169,7 @@ async def patch_dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
 
 @delete(
     "/datasets/{dataset_id:str}", status_code=204,
-    **_one("trash_dataset", "Put a version in the trash; nothing is lost.", needs="writer", fails=(400, 404, 503), example=None),
+    **_one("trash_dataset", "Put a version in the trash; nothing is lost.", needs="writer", fails=(400, 404), example=None),
 )  # fmt: skip
 def delete_dataset(request: Request[Any, Any, Any]) -> None:
     """Put it there."""
@@ -179,7 +179,7 @@ def delete_dataset(request: Request[Any, Any, Any]) -> None:
 
 @post(
     "/datasets/{dataset_id:str}/restore", status_code=200,
-    **_one("restore_dataset", "Take a version out of the trash.", needs="writer", fails=(400, 404, 409, 503)),
+    **_one("restore_dataset", "Take a version out of the trash.", needs="writer", fails=(400, 404, 409)),
 )  # fmt: skip
 def restore_dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
     """Take it out, and answer with the version."""
@@ -191,12 +191,13 @@ def restore_dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
     "/datasets/{dataset_id:str}/preview",
     **_one(
         "preview_dataset", "The first rows.", example=examples.PREVIEW, waits=True,
-        asks=(Ask("limit", "How many at most, 1 to 100.", "5", type="integer", default=inventory.PREVIEW_MAX),),
+        asks=(Ask("limit", "How many at most, 1 to 100.", "5", type="integer", default=inventory.PREVIEW_MAX,
+                  most=inventory.PREVIEW_MAX),),
     ),
 )  # fmt: skip
 async def get_preview(request: Request[Any, Any, Any]) -> DatasetPreview:
     """Answer with the rows, read in a process of its own."""
-    limit = asked(request).count("limit", default=inventory.PREVIEW_MAX, most=inventory.PREVIEW_MAX)
+    limit = asked(request).count("limit", default=inventory.PREVIEW_MAX)
     return await previewed(request, *inventory.preview_job(lab_of(request), dataset_of(request), limit))
 
 
@@ -220,7 +221,7 @@ def get_versions(request: Request[Any, Any, Any]) -> list[DatasetView]:
 @get(
     "/datasets/{dataset_id:str}/download",
     **_one("download_dataset", "The bytes of a version; takes Range, ETag is its SHA-256.", example="a,b\n1,2\n",
-           media="application/octet-stream", fails=(400, 404, 416)),
+           file=True, fails=(400, 404)),
 )  # fmt: skip
 def get_file(request: Request[Any, Any, Any]) -> Stream | Response[Any]:
     """Answer with the bytes."""

@@ -3,28 +3,30 @@
 import asyncio
 import base64
 import hashlib
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, get, post, put
 
 from ailab import blobs
+from ailab.bodies import documented
 from ailab.errors import ConflictError, RejectedError
 from ailab.receiving import RANGE_MAX, Received
 
 from .. import examples
 from ..catalogue import catalogue_of
 from ..contract import Ask, actor, asked, charge, named, read_body, route
-from ..uploads import received
+from ..uploads import check_fields, received
 
-_OFFSET = Ask("offset", "Where in the segment the body begins.", "0", type="integer", default=0)
+OFFSET_MAX = 10**18 - 1
+_OFFSET = Ask("offset", "Where in the segment the body begins.", "0", type="integer", default=0, least=0, most=OFFSET_MAX)
 BLOBS_MAX = 10_000
 
 
 class Wanted(msgspec.Struct, forbid_unknown_fields=True):
     """Digests of files that a client has."""
 
-    sha256: list[str]
+    sha256: Annotated[list[Annotated[str, documented(pattern=f"^{blobs.DIGEST}$")]], documented(maxItems=BLOBS_MAX)]
 
 
 class Missing(msgspec.Struct):
@@ -55,14 +57,14 @@ async def get_segment(request: Request[Any, Any, Any]) -> Received:
     **route(
         "put_segment", "Add a range of whole lines to a segment; what is there already must be the same.",
         tag="journal", asks=(_OFFSET,), example=examples.RECEIVED, needs="writer", counts="none", upload=(),
-        fails=(400, 409, 413, 415, 429, 503),
+        fails=(400, 409, 413, 415, 429),
     ),
 )  # fmt: skip
 async def put_segment(request: Request[Any, Any, Any]) -> Response[Received]:
     """Take the range in, and answer with how far the segment has come."""
     name, who, catalogue = named(request, "segment"), actor(request), catalogue_of(request)
     text = asked(request).one("offset") or "0"
-    if not (text.isascii() and text.isdigit() and len(text) < 19):  # noqa: PLR2004  (64 bits)
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(OFFSET_MAX))):
         raise RejectedError(f"offset {text[:40]!r} is not allowed", key="offset", hint="a number of bytes")
     body = await _body(request)
     charge(request, "journal", len(body))
@@ -116,7 +118,7 @@ async def post_missing(request: Request[Any, Any, Any]) -> Missing:
 @put(
     "/blobs/{sha256:str}",
     **route("put_blob", "Keep a file that has this SHA-256.", tag="journal", example=Kept(sha256=examples.SHA256, size=812),
-            needs="writer", counts="none", upload=(), fails=(400, 409, 413, 415, 429, 503)),
+            needs="writer", counts="none", upload=(), fails=(400, 409, 413, 415, 429)),
 )  # fmt: skip
 async def put_blob(request: Request[Any, Any, Any]) -> Kept:
     """Receive it, and keep it if it is what it is said to be."""
@@ -124,6 +126,7 @@ async def put_blob(request: Request[Any, Any, Any]) -> Kept:
     if not blobs.is_digest(sha256):
         raise RejectedError(f"sha256 {sha256[:80]!r} is none", key="sha256", hint="64 hexadecimal digits in lower case")
     async with received(request, catalogue_of(request).store) as upload:
+        check_fields(upload.fields, ())
         charge(request, "journal", upload.incoming.size)
         if upload.incoming.sha256 != sha256:
             raise ConflictError(f"the body has the SHA-256 {upload.incoming.sha256}", where="sha256", hint="send it again")

@@ -15,17 +15,17 @@ from litestar.response import Stream
 import ailab
 from ailab import inventory, queries
 from ailab.bodies import NewProject, ProjectChange
-from ailab.errors import FilterError
 from ailab.filters import LIMIT_MAX, RunFilter
 from ailab.inventory import DatasetDetail, DatasetFilter, DatasetPreview, ProjectView
 from ailab.queries import ArtifactFile, Page, RunDetail
 
 from .. import examples
 from ..catalogue import acting, catalogue_of, dataset_of, lab_of, project_of, run_of
-from ..contract import Ask, Asked, actor, asked, named, read_body
+from ..contract import LOCATED, PAGED, Ask, Asked, actor, asked, named, read_body
 from ..downloads import download
 from ..modellab import (
     PREFIX,
+    STATUS_WORDS,
     ArtifactRecord,
     DatasetUpdate,
     RunBegin,
@@ -45,19 +45,19 @@ from ..modellab import (
 )
 from ..uploads import received
 from . import artifacts, datasets
-from .runs import paged
+from .runs import CURSOR, paged
 
 Answer = dict[str, Any]
 
 _STARTED = time.monotonic()
 _LIMIT = Ask("limit", "How many at most, 1 to 1,000; by default as many.", "10", type="integer", default=LIMIT_MAX)
 _OF_PROJECT = (Ask("project_id", "Those of this project.", "iris"), Ask("projectId", "The same as project_id.", "iris"))
-_CURSOR = Ask("cursor", "Go on behind a page: the cursor of its Link header.", "WyItc3RhcnRlZF9hdCIsW11d")
+_CURSOR = Ask("cursor", "Go on behind a page: the cursor of its Link header.", CURSOR)
 _OF_RUNS = (
     *_OF_PROJECT,
     Ask("dataset_id", "Runs on this dataset.", "iris@v1"),
     Ask("datasetId", "The same as dataset_id.", "iris@v1"),
-    Ask("status", "Runs in this state; created means pending.", "completed"),
+    Ask("status", "Runs in this state; created means pending.", "completed", choices=STATUS_WORDS),
     Ask("model_type", "Runs whose parameter model_type has this value.", "svm"),
     _CURSOR, _LIMIT,
 )  # fmt: skip
@@ -131,7 +131,7 @@ def list_projects(request: Request[Any, Any, Any]) -> Response[Answer]:
     f"{PREFIX}/projects",
     **modellab_route(
         "create_project", "Make a project; its id comes from its name.", body=NewProject(name="Iris", description="flowers"),
-        example=_PROJECT, needs="writer", confined=False, fails=(400, 409, 415, 503),
+        example=_PROJECT, needs="writer", confined=False, headers=LOCATED, fails=(400, 409, 415),
     ),
 )  # fmt: skip
 async def create_project(request: Request[Any, Any, Any]) -> Response[Answer]:
@@ -159,7 +159,7 @@ async def _change_project(request: Request[Any, Any, Any]) -> Answer:
 @delete(
     f"{PREFIX}/projects/{{project_id:str}}", status_code=204,
     **modellab_route("delete_project", "Put a project in the trash, with its runs and datasets.", example=None, needs="writer",
-                     fails=(400, 404, 409, 503)),
+                     fails=(400, 404, 409)),
 )  # fmt: skip
 def delete_project(request: Request[Any, Any, Any]) -> None:
     """Put it there."""
@@ -215,7 +215,8 @@ def list_project_datasets(request: Request[Any, Any, Any]) -> Response[Answer]:
 def _upload_route(name: str, summary: str) -> dict[str, Any]:
     return modellab_route(
         name, summary, asks=datasets._FIELDS, example=_DATASET, needs="writer", counts="uploads", upload=datasets._FIELDS[:-1],
-        fails=(400, 404, 409, 413, 415, 503),
+        again=True, headers=LOCATED,
+        fails=(400, 404, 409, 413, 415),
     )  # fmt: skip
 
 
@@ -249,7 +250,7 @@ async def _change_dataset(request: Request[Any, Any, Any]) -> Answer:
 @delete(
     f"{PREFIX}/datasets/{{dataset_id:str}}", status_code=204,
     **modellab_route("delete_dataset", "Put a version of a dataset in the trash.", example=None, needs="writer",
-                     fails=(400, 404, 503)),
+                     fails=(400, 404)),
 )  # fmt: skip
 def delete_dataset(request: Request[Any, Any, Any]) -> None:
     """Put it there."""
@@ -261,12 +262,13 @@ def delete_dataset(request: Request[Any, Any, Any]) -> None:
     f"{PREFIX}/datasets/{{dataset_id:str}}/preview",
     **modellab_route(
         "preview_dataset", "The first rows.", example=examples.PREVIEW, waits=True, fails=(400, 404),
-        asks=(Ask("limit", "How many at most, 1 to 100.", "5", type="integer", default=inventory.PREVIEW_MAX),),
+        asks=(Ask("limit", "How many at most, 1 to 100.", "5", type="integer", default=inventory.PREVIEW_MAX,
+                  most=inventory.PREVIEW_MAX),),
     ),
 )  # fmt: skip
 async def preview_dataset(request: Request[Any, Any, Any]) -> DatasetPreview:
     """Answer with the rows, read in a process of its own; the envelope is ours as well."""
-    limit = asked(request).count("limit", default=inventory.PREVIEW_MAX, most=inventory.PREVIEW_MAX)
+    limit = asked(request).count("limit", default=inventory.PREVIEW_MAX)
     found, given = inventory.preview_job(lab_of(request), _dataset(request).dataset_id, limit)
     return await datasets.previewed(request, found, given)
 
@@ -302,7 +304,7 @@ def _runs(request: Request[Any, Any, Any], project: str | None) -> Response[Answ
 @get(
     f"{PREFIX}/runs",
     **modellab_route("list_runs", "Runs, newest first.", asks=_OF_RUNS, example={"runs": [_RUN["run"]]}, total=True,
-                     fails=(400, 404)),
+                     headers=PAGED, fails=(400, 404)),
 )  # fmt: skip
 def list_runs(request: Request[Any, Any, Any]) -> Response[Answer]:
     """Answer with the runs."""
@@ -312,7 +314,7 @@ def list_runs(request: Request[Any, Any, Any]) -> Response[Answer]:
 @get(
     f"{PREFIX}/projects/{{project_id:str}}/runs",
     **modellab_route("list_project_runs", "The runs of a project, newest first.", asks=(_CURSOR, _LIMIT), total=True,
-                     example={"runs": [_RUN["run"]]}, fails=(400, 404)),
+                     headers=PAGED, example={"runs": [_RUN["run"]]}, fails=(400, 404)),
 )  # fmt: skip
 def list_project_runs(request: Request[Any, Any, Any]) -> Response[Answer]:
     """Answer with the runs."""
@@ -322,7 +324,7 @@ def list_project_runs(request: Request[Any, Any, Any]) -> Response[Answer]:
 @post(
     f"{PREFIX}/runs",
     **modellab_route("create_run", "Begin a run; without a status it is pending.", body=_BEGIN, example=_RUN, needs="writer",
-                     fails=(400, 404, 409, 415, 503)),
+                     headers=LOCATED, fails=(400, 404, 409, 415)),
 )  # fmt: skip
 async def create_run(request: Request[Any, Any, Any]) -> Response[Answer]:
     """Begin it, say what is known of it already, and answer with the run."""
@@ -360,7 +362,7 @@ async def _change_run(request: Request[Any, Any, Any]) -> Answer:
 
 @delete(
     f"{PREFIX}/runs/{{run_id:str}}", status_code=204,
-    **modellab_route("delete_run", "Put a run in the trash.", example=None, needs="writer", fails=(400, 404, 409, 503)),
+    **modellab_route("delete_run", "Put a run in the trash.", example=None, needs="writer", fails=(400, 404, 409)),
 )  # fmt: skip
 def delete_run(request: Request[Any, Any, Any]) -> None:
     """Put it there."""
@@ -393,14 +395,12 @@ def list_artifacts(request: Request[Any, Any, Any]) -> Answer:
     **modellab_route(
         "log_artifact", "Note a file that stays where it is: only name, size and SHA-256 are kept.", example=_ARTIFACT,
         body=ArtifactRecord(run_id=examples.RUN_ID, name="model.pkl", type="model", size=812, checksum=examples.SHA256),
-        needs="writer", fails=(400, 404, 415, 503),
+        needs="writer", headers=LOCATED, fails=(400, 404, 415),
     ),
 )  # fmt: skip
 async def log_artifact(request: Request[Any, Any, Any]) -> Response[Answer]:
     """Note it, and answer with the file."""
     said = await read_either(request, ArtifactRecord)
-    if said.size < 0:
-        raise FilterError(f"size {said.size} is not allowed", where="body.size", hint="bytes, 0 or more")
     artifacts.check_place(said.name)
     metadata = (said.metadata or {}) | ({} if said.path is None else {"path": said.path})
     with acting(request) as actions:
@@ -415,7 +415,8 @@ async def log_artifact(request: Request[Any, Any, Any]) -> Response[Answer]:
     f"{PREFIX}/artifacts/{{run_id:str}}",
     **modellab_route(
         "upload_artifact", "Add a file to a run, the next version of its path.", asks=artifacts._FIELDS, example=_ARTIFACT,
-        needs="writer", counts="uploads", upload=artifacts._FIELDS, fails=(400, 404, 413, 415, 503),
+        needs="writer", counts="uploads", upload=artifacts._FIELDS,
+        body=artifacts.REFERENCE, headers=LOCATED, fails=(400, 404, 413, 415),
     ),
 )  # fmt: skip
 async def upload_artifact(request: Request[Any, Any, Any]) -> Response[Answer]:
@@ -431,8 +432,8 @@ def _added(run_id: str, found: ArtifactFile) -> Response[Answer]:
 
 @get(
     f"{PREFIX}/artifacts/{{run_id:str}}/download/{{path:path}}",
-    **modellab_route("download_artifact", "The bytes of a file; takes Range, ETag is its SHA-256.", fails=(400, 404, 416),
-                     example="epoch,train_loss,val_loss\n0,0.91,0.95\n", media="application/octet-stream"),
+    **modellab_route("download_artifact", "The bytes of a file; takes Range, ETag is its SHA-256.", fails=(400, 404),
+                     example="epoch,train_loss,val_loss\n0,0.91,0.95\n", file=True),
 )  # fmt: skip
 def download_artifact(request: Request[Any, Any, Any]) -> Stream | Response[Any]:
     """Answer with the bytes."""
@@ -444,7 +445,7 @@ def download_artifact(request: Request[Any, Any, Any]) -> Stream | Response[Any]
 @delete(
     f"{PREFIX}/artifacts/{{run_id:str}}/download/{{path:path}}", status_code=204,
     **modellab_route("delete_artifact", "Put all versions of a file in the trash.", example=None, needs="writer",
-                     fails=(400, 404, 503)),
+                     fails=(400, 404)),
 )  # fmt: skip
 def delete_artifact(request: Request[Any, Any, Any]) -> None:
     """Put it there."""
@@ -453,12 +454,12 @@ def delete_artifact(request: Request[Any, Any, Any]) -> None:
         actions.trash_artifact(run.run_id, named(request, "path").removeprefix("/"))
 
 
-_CHANGED = (400, 404, 409, 415, 503)
+_CHANGED = (400, 404, 409, 415)
 HANDLERS: list[HTTPRouteHandler] = [
     get_health,
     list_projects, create_project, get_project,
     *_both(f"{PREFIX}/projects/{{project_id:str}}", _change_project, "change_project", "Change its label or description.",
-           body=ProjectChange(name="Iris flowers"), example=_PROJECT, fails=(400, 404, 415, 503)),
+           body=ProjectChange(name="Iris flowers"), example=_PROJECT, fails=(400, 404, 415)),
     delete_project, list_project_datasets, list_project_runs,
     list_datasets,
     post(f"{PREFIX}/datasets", **_upload_route("add_dataset", "Add a file: the next version of its dataset."))(_upload_dataset),

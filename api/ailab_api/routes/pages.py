@@ -8,7 +8,7 @@ from ailab import naming, queries
 from ailab.filters import STATUSES, RunFilter
 
 from ..catalogue import catalogue_of, lab_of
-from ..contract import Ask, asked, route
+from ..contract import Ask, asked, document_of, route
 from ..pages.home import best_guess, home
 from ..pages.manual import manual
 
@@ -54,7 +54,7 @@ def get_home(request: Request[Any, Any, Any]) -> str:
 def get_manual(request: Request[Any, Any, Any]) -> str:
     """Answer with the page."""
     base = f"{request.scope['scheme']}://{request.headers['host']}"
-    return manual(request.app.openapi_schema.to_schema(), base=base, project=catalogue_of(request).project)
+    return manual(document_of(request.app), base=base, project=catalogue_of(request).project)
 
 
 @get(
@@ -65,7 +65,7 @@ def get_manual(request: Request[Any, Any, Any]) -> str:
 )
 def get_openapi(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
     """Answer with the document."""
-    return Response(request.app.openapi_schema.to_schema())
+    return Response(document_of(request.app))
 
 
 HANDLERS = [get_home, get_manual, get_openapi]

@@ -9,7 +9,7 @@ from ailab.queries import MetricPoint
 
 from .. import examples
 from ..catalogue import lab_of, run_of
-from ..contract import Ask, asked, route
+from ..contract import FOLLOWED, Ask, asked, route
 
 POINTS_MAX = 1_000_000
 _ASKS = (
@@ -19,6 +19,7 @@ _ASKS = (
         "About how many points per metric at most; smallest and greatest values of each stretch stay.",
         "200",
         type="integer",
+        most=POINTS_MAX,
     ),
     Ask("since", "Only points that came after the answer to the same question whose X-Cursor this was.", "WyJwb2ludHMiLFt7fV1d"),
 )
@@ -26,7 +27,7 @@ _ASKS = (
 
 def _points(request: Request[Any, Any, Any]) -> Response[list[MetricPoint]]:
     question = asked(request)
-    most = question.count("max_points", default=0, most=POINTS_MAX) or None
+    most = question.count("max_points", default=0) or None
     page = queries.metric_points(
         lab_of(request),
         run_of(request),
@@ -40,7 +41,17 @@ def _points(request: Request[Any, Any, Any]) -> Response[list[MetricPoint]]:
 
 
 def _route(name: str, summary: str) -> dict[str, Any]:
-    return route(name, summary, tag="points", asks=_ASKS, example=[examples.POINT], total=True, fails=(400, 404), confined=True)
+    return route(
+        name,
+        summary,
+        tag="points",
+        asks=_ASKS,
+        example=[examples.POINT],
+        total=True,
+        headers=FOLLOWED,
+        fails=(400, 404),
+        confined=True,
+    )
 
 
 @get(

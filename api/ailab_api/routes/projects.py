@@ -12,8 +12,8 @@ from ailab.queries import RunSummaryView
 
 from .. import examples
 from ..catalogue import acting, lab_of, project_of
-from ..contract import LIMIT, Ask, actor, asked, read_body, route
-from .runs import paged
+from ..contract import LIMIT, LOCATED, PAGED, Ask, actor, asked, read_body, route
+from .runs import CURSOR, paged
 
 _ASKS = (
     Ask("q", "Projects with this text in id, name or description.", "iris"),
@@ -40,7 +40,7 @@ def list_projects(request: Request[Any, Any, Any]) -> Response[list[ProjectView]
 @post(
     "/projects",
     **route("create_project", "Make a project; its id comes from its name.", tag="projects", example=examples.PROJECT,
-            body=NewProject(name="Iris", description="flowers"), needs="writer", fails=(400, 409, 415, 503)),
+            body=NewProject(name="Iris", description="flowers"), needs="writer", headers=LOCATED, fails=(400, 409, 415)),
 )  # fmt: skip
 async def create_project(request: Request[Any, Any, Any]) -> Response[ProjectView]:
     """Make it, and answer with the project."""
@@ -70,7 +70,7 @@ def _route(name: str, summary: str, *, changes: bool = False) -> dict[str, Any]:
     body = ProjectChange(name="Iris flowers", description="Fisher's measurements") if changes else None
     return route(
         name, summary, tag="projects", example=examples.PROJECT, body=body, needs="writer", confined=True,
-        fails=(400, 404, 415, 503) if changes else (400, 404, 409, 503),
+        fails=(400, 404, 415) if changes else (400, 404, 409),
     )  # fmt: skip
 
 
@@ -123,8 +123,8 @@ def list_project_datasets(request: Request[Any, Any, Any]) -> Response[list[Data
 @get(
     "/projects/{project_id:str}/runs",
     **route("list_project_runs", "Runs of a project, newest first.", tag="projects",
-            asks=(Ask("cursor", "Go on behind a page: the cursor of its Link header.", "WyItc3RhcnRlZF9hdCIsW11d"), LIMIT),
-            example=[examples.SUMMARY], total=True, confined=True, fails=(400, 404)),
+            asks=(Ask("cursor", "Go on behind a page: the cursor of its Link header.", CURSOR), LIMIT),
+            example=[examples.SUMMARY], total=True, headers=PAGED, confined=True, fails=(400, 404)),
 )  # fmt: skip
 def list_project_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]:
     """Answer with a page of runs."""

@@ -1,24 +1,26 @@
 """/runs: the list with its filters, one run, and everything that is changed of it."""
 
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import msgspec
 from litestar import MediaType, Request, Response, delete, get, patch, post, put
 
-from ailab import queries, telemetry
+from ailab import events, queries, telemetry
 from ailab.actions import FLAGS
-from ailab.bodies import LoggedEvent, NewRun, RunChange
+from ailab.bodies import BATCH_MAX, ENDS, LOGGED, FullName, LoggedEvent, NewRun, RunChange, Tags, Text, documented
 from ailab.errors import FilterError
-from ailab.filters import STATUSES, RunFilter
+from ailab.filters import STATUSES, RunFilter, cursor_of
 from ailab.queries import Page, RunDetail, RunSummaryView
 
 from .. import examples
 from ..catalogue import acting, catalogue_of, lab_of, run_of
-from ..contract import LIMIT, Ask, actor, asked, read_body, route
+from ..contract import LIMIT, LOCATED, PAGED, POSITIONED, Ask, actor, asked, read_body, route
 from ..pages.run import run_page
 
 AS_OF = Ask("as_of", "The runs as they were: RFC 3339, a date (midnight UTC), or a position of an earlier answer.", "2026-11-20")
+CURSOR = cursor_of("-started_at", [datetime.fromisoformat(examples.AT).replace(tzinfo=None), examples.RUN_ID])
 FILTERS = (
     Ask("dataset_id", "Runs on this dataset: the text given, or any name of a version that they read.", "iris@v1"),
     Ask("project_id", "Runs of this project.", "iris"),
@@ -37,8 +39,8 @@ FILTERS = (
     Ask("where", "A condition: AND, OR, NOT, IN, LIKE, IS NULL, ~ over columns, metrics.x, params.x and tags.x.",
         "metrics.accuracy > 0.9 and params.model_name = 'svm'"),
     Ask("trashed", "What is in the trash instead.", "false", type="boolean"),
-    Ask("sort", "A column, metrics.NAME or params.NAME; - in front for falling.", "-metrics.accuracy", default="-started_at"),
-    Ask("cursor", "Go on behind a page: the cursor of its Link header.", "WyItc3RhcnRlZF9hdCIsW11d"),
+    Ask("sort", "A column, metrics.NAME or params.NAME; - in front for falling.", "-started_at", default="-started_at"),
+    Ask("cursor", "Go on behind a page: the cursor of its Link header.", CURSOR),
     LIMIT,
 )  # fmt: skip
 
@@ -56,26 +58,38 @@ FORMAT = Ask(
 class NoteBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a change of a note; no other field of a run can be changed here."""
 
-    note: str
+    note: Text
 
 
 class FlagBody(msgspec.Struct, forbid_unknown_fields=True):
     """A flag: PUBLISH, BEST or BAD RUN."""
 
-    flag: str
+    flag: Annotated[str, documented(enum=list(FLAGS))]
 
 
 class TagsBody(msgspec.Struct, forbid_unknown_fields=True):
     """Tags to be set, by name or as words, and names of those to be taken away."""
 
-    set: dict[str, Any] | list[str] = {}
-    remove: list[str] = []
+    set: Tags = {}
+    remove: list[FullName] = []
+
+
+def _of_kind(kind: str) -> dict[str, Any]:
+    """What the JSON schema of an event of this kind says of its data."""
+    _, parts = msgspec.json.schema_components([shape := events.KINDS[kind]])
+    data = parts[shape.__name__]
+    if shape is events.RunFinished:
+        data["properties"]["status"]["enum"] = list(ENDS)
+    return {"properties": {"kind": {"const": kind}, "data": data}, "required": ["kind", *(["data"] if data["required"] else [])]}
 
 
 class EventsBody(msgspec.Struct, forbid_unknown_fields=True):
     """Events of one run, in the order that they count."""
 
-    events: list[LoggedEvent]
+    events: Annotated[
+        list[Annotated[LoggedEvent, documented(anyOf=[_of_kind(kind) for kind in LOGGED])]],
+        documented(minItems=1, maxItems=BATCH_MAX),
+    ]
 
 
 class Added(msgspec.Struct):
@@ -104,7 +118,8 @@ def limited(request: Request[Any, Any, Any], f: RunFilter) -> RunFilter:
     "/runs",
     **route(
         "list_runs", "Runs that all filters keep, newest first; the Link header has the next page.", tag="runs",
-        asks=(*FILTERS, AS_OF), example=[examples.SUMMARY], total=True, confined=True, fails=(400, 404),
+        asks=(*FILTERS, AS_OF), example=[examples.SUMMARY], total=True, headers=PAGED | POSITIONED,
+        confined=True, fails=(400, 404),
     ),
 )  # fmt: skip
 def list_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]:
@@ -122,7 +137,7 @@ def list_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]
     "/runs",
     **route(
         "create_run", "Begin a run that a client without the library logs.", tag="runs", example=examples.DETAIL, needs="writer",
-        confined=True, fails=(400, 404, 409, 415, 503),
+        confined=True, headers=LOCATED, fails=(400, 404, 409, 415),
         body=NewRun(
             name="svm", project="iris", dataset_id="iris@v1", seed=42, commit="4b825dc642cb6eb9a060e54bf8d69288fbee4904",
             params={"model_name": "svm", "learning_rate": 0.1}, tags=["baseline"],
@@ -146,6 +161,7 @@ async def create_run(request: Request[Any, Any, Any]) -> Response[RunDetail]:
         tag="runs",
         asks=(FORMAT,),
         example=examples.DETAIL,
+        page=True,
         fails=(400, 404),
         confined=True,
     ),
@@ -179,7 +195,7 @@ def _page(request: Request[Any, Any, Any], run_id: str) -> str:
 
 def _change(name: str, summary: str, body: msgspec.Struct | None = None, **more: Any) -> dict[str, Any]:
     """The table of a route that changes one run, and answers with it as it is then."""
-    fails = more.pop("fails", (400, 404, 415, 503))
+    fails = more.pop("fails", (400, 404, 415))
     return route(
         name, summary, tag="runs", body=body, fails=fails, needs="writer", confined=True,
         **{"example": examples.DETAIL, **more},
@@ -201,7 +217,7 @@ async def _changed(request: Request[Any, Any, Any]) -> RunDetail:
     "/runs/{run_id:str}",
     **_change(
         "change_run", "Change fields of a run; params are added or changed, metrics are added as points.", _CHANGE,
-        fails=(400, 404, 409, 415, 503),
+        fails=(400, 404, 409, 415),
     ),
 )  # fmt: skip
 async def patch_run(request: Request[Any, Any, Any]) -> RunDetail:
@@ -211,7 +227,7 @@ async def patch_run(request: Request[Any, Any, Any]) -> RunDetail:
 
 @put(
     "/runs/{run_id:str}",
-    **_change("change_run_by_put", "The same as PATCH: what is left out stays.", _CHANGE, fails=(400, 404, 409, 415, 503)),
+    **_change("change_run_by_put", "The same as PATCH: what is left out stays.", _CHANGE, fails=(400, 404, 409, 415)),
 )
 async def put_run(request: Request[Any, Any, Any]) -> RunDetail:
     """Change it, and answer with the run as it is then."""
@@ -220,7 +236,7 @@ async def put_run(request: Request[Any, Any, Any]) -> RunDetail:
 
 @delete(
     "/runs/{run_id:str}", status_code=204,
-    **_change("trash_run", "Put a run in the trash; nothing of it is lost.", fails=(400, 404, 409, 503), example=None),
+    **_change("trash_run", "Put a run in the trash; nothing of it is lost.", fails=(400, 404, 409), example=None),
 )  # fmt: skip
 def delete_run(request: Request[Any, Any, Any]) -> None:
     """Put it there."""
@@ -230,7 +246,7 @@ def delete_run(request: Request[Any, Any, Any]) -> None:
 
 @post(
     "/runs/{run_id:str}/restore", status_code=200,
-    **_change("restore_run", "Take a run out of the trash.", fails=(400, 404, 409, 503)),
+    **_change("restore_run", "Take a run out of the trash.", fails=(400, 404, 409)),
 )  # fmt: skip
 def restore_run(request: Request[Any, Any, Any]) -> RunDetail:
     """Take it out, and answer with the run as it is then."""

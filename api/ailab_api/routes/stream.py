@@ -17,11 +17,10 @@ from ..errors import TooManyError
 from ..following import FOLLOWERS_MAX, LONGEST_S, POLL_S, Event, follow
 from ..meters import seen_of
 
+_EVENT = "5f1c0a9e:42"
 _ASKS = (
-    Ask(
-        "cursor", "Go on behind the event with this id; the header Last-Event-ID says the same, and counts first.", "5f1c0a9e:42"
-    ),
-    Ask("seconds", f"End after so long, at the latest {LONGEST_S:.0f}.", "1", type="integer"),
+    Ask("cursor", "Go on behind the event with this id; the header Last-Event-ID says the same, and counts first.", _EVENT),
+    Ask("seconds", f"End after so long, at the latest {LONGEST_S:.0f}.", "1", type="integer", most=int(LONGEST_S)),
 )
 
 
@@ -36,13 +35,14 @@ def _message(event: Event) -> ServerSentEventMessage:
     **route(
         "stream", "What changes, from now on or behind a cursor: events `start`, `runs` and `reset`.", tag="stream", asks=_ASKS,
         example=examples.STREAM, media="text/event-stream", confined=True, fails=(400, 429), waits=True,
+        sends=(("Last-Event-ID", "Go on behind the event with this id; browsers send it by themselves.", _EVENT),),
     ),
 )  # fmt: skip
 async def get_stream(request: Request[Any, Any, Any]) -> ServerSentEvent:
     """Answer with the stream."""
     question, news = asked(request), catalogue_of(request).news
     stays = "text/event-stream" in request.headers.get("accept", "")
-    seconds = question.count("seconds", default=int(LONGEST_S) if stays else 0, most=int(LONGEST_S))
+    seconds = question.count("seconds", default=int(LONGEST_S) if stays else 0)
     if news.followers >= FOLLOWERS_MAX:
         seen_of(request.scope).refused = "streams"
         raise TooManyError("streams at once", POLL_S)

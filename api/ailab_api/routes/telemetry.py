@@ -5,20 +5,29 @@ from typing import Any
 from litestar import Request, Response, get
 
 from ailab import telemetry
+from ailab.filters import cursor_of
 from ailab.telemetry import ConsoleLine, SystemFigure
 
 from .. import examples
 from ..catalogue import lab_of, run_of
-from ..contract import LIMIT, Ask, asked, route
+from ..contract import FOLLOWED, LIMIT, Ask, asked, route
 
 FIGURES_MAX = 1_000_000
-_CURSOR = "WyJjb25zb2xlIixbe31dXQ"
-_SINCE = Ask("since", "Only what came after the answer to the same question whose X-Cursor this was.", _CURSOR)
+
+
+def _since(kind: str) -> Ask:
+    return Ask("since", "Only what came after the answer to the same question whose X-Cursor this was.", cursor_of(kind, [{}]))
+
+
 _STREAM = Ask("stream", "Only this stream.", "stderr", choices=("stdout", "stderr"))
 _LAST = Ask("last", "The last lines, as many as this, in place of the first.", "20", type="integer")
 _KEY = Ask("key", "Only this figure; may be repeated.", "process/memory_bytes", many=True)
 _MOST = Ask(
-    "max_points", "About how many figures per name at most; smallest and greatest of each stretch stay.", "200", type="integer"
+    "max_points",
+    "About how many figures per name at most; smallest and greatest of each stretch stay.",
+    "200",
+    type="integer",
+    most=FIGURES_MAX,
 )
 
 
@@ -28,9 +37,10 @@ _MOST = Ask(
         "console",
         "Lines that a run printed, in their order; X-Cursor, given back as since, is the way to the next ones.",
         tag="points",
-        asks=(LIMIT, _LAST, _STREAM, _SINCE),
+        asks=(LIMIT, _LAST, _STREAM, _since("console")),
         example=[examples.LINE],
         total=True,
+        headers=FOLLOWED,
         fails=(400, 404),
         confined=True,
     ),
@@ -55,9 +65,10 @@ def get_console(request: Request[Any, Any, Any]) -> Response[list[ConsoleLine]]:
         "system_metrics",
         "Figures of the machine during a run, by name and time; X-Total-Count counts them before thinning.",
         tag="points",
-        asks=(_KEY, _MOST, _SINCE),
+        asks=(_KEY, _MOST, _since("system-metrics")),
         example=[examples.FIGURE],
         total=True,
+        headers=FOLLOWED,
         fails=(400, 404),
         confined=True,
     ),
@@ -69,7 +80,7 @@ def get_system_metrics(request: Request[Any, Any, Any]) -> Response[list[SystemF
         lab_of(request),
         run_of(request),
         keys=question.every("key") or None,
-        max_points=question.count("max_points", default=0, most=FIGURES_MAX) or None,
+        max_points=question.count("max_points", default=0) or None,
         since=question.one("since"),
     )
     return Response(page.rows, headers={"X-Total-Count": str(page.total), "X-Cursor": page.next or ""})

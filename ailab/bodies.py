@@ -164,6 +164,7 @@ def given(value: Any, form: Callable[[Any], Any]) -> Any:
 
 
 _JSON_WORDS = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
+_MISSING = re.compile("Object missing required field `(.+)`")
 _STEP = re.compile(r"\[(?:\.\.\.|[0-9]+)\]|\.[^.\[]+")
 
 
@@ -183,15 +184,22 @@ def misfit(problem: msgspec.ValidationError, shape: Any) -> tuple[str, str, str]
     for step in _STEP.findall(path):
         here = _within(here, step)
         inner = here if isinstance(here, type) and issubclass(here, msgspec.Struct) else inner
+    missing = _MISSING.fullmatch(said)
+    path += f".{missing[1]}" if missing else ""
     return words[:1].lower() + words[1:200], path, f"fields: {fields_of(inner)}"
 
 
 def _within(shape: Any, step: str) -> Any:
     """The type behind one step of a path: a field of a Struct, or what is in a list or dictionary; None where it is not known."""
     if isinstance(shape, type) and issubclass(shape, msgspec.Struct):
-        return next((field.type for field in msgspec.structs.fields(shape) if f".{field.encode_name}" == step), None)
+        return next((_bare(field.type) for field in msgspec.structs.fields(shape) if f".{field.encode_name}" == step), None)
     parts = get_args(shape)
-    return parts[-1] if parts and get_origin(shape) in {list, dict} else None
+    return _bare(parts[-1]) if parts and get_origin(shape) in {list, dict} else None
+
+
+def _bare(shape: Any) -> Any:
+    """A type without what is documented of it."""
+    return get_args(shape)[0] if get_origin(shape) is Annotated else shape
 
 
 def fields_of(shape: Any) -> str:

@@ -7,7 +7,6 @@ sends ends in a value or in a FilterError that says where.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl

@@ -216,7 +216,7 @@ def test_a_body_says_where_it_does_not_fit(server):
 @pytest.mark.parametrize(
     ("data", "where", "detail", "hint"),
     [
-        ({"valuess": {}}, "events[0].data", "object missing required field `values`", "fields: values, step, time"),
+        ({"valuess": {}}, "events[0].data.values", "object missing required field `values`", "fields: values, step, time"),
         ({"values": {}, "stp": 1}, "events[0].data", "no field 'stp'", "fields: values, step, time"),
         (
             {"values": {}, "step": "1"},

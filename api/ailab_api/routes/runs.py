@@ -77,7 +77,7 @@ class TagsBody(msgspec.Struct, forbid_unknown_fields=True):
 def _of_kind(kind: str) -> dict[str, Any]:
     """What the JSON schema of an event of this kind says of its data."""
     _, parts = msgspec.json.schema_components([shape := events.KINDS[kind]])
-    data = parts[shape.__name__]
+    data = parts[shape.__name__] | {"additionalProperties": False}
     if shape is events.RunFinished:
         data["properties"]["status"]["enum"] = list(ENDS)
     return {"properties": {"kind": {"const": kind}, "data": data}, "required": ["kind", *(["data"] if data["required"] else [])]}

@@ -490,11 +490,12 @@ def _retag(actions: Any, run_id: str, chosen: dict[str, str | None], remove: Seq
     """Set and remove tags; what cannot be removed, because it is not there, is said."""
     from . import queries
 
-    there = queries.get_run(actions.lab, run_id).tags
+    run = queries.get_run(actions.lab, run_id)
+    there = run.tags
     if absent := [key for key in remove if key not in there]:
         say(f"note: no tag {', '.join(map(repr, absent))} to remove; the run has {', '.join(there) or 'none'}")
-    found: queries.RunDetail = actions.tag(run_id, chosen, remove=[key for key in remove if key in there])
-    return found
+    gone = [key for key in remove if key in there]
+    return actions.tag(run_id, chosen, remove=gone) if chosen or gone else run
 
 
 def _act(call: Call, run: str, act: Callable[[Any, str], queries.RunDetail]) -> None:

@@ -90,11 +90,15 @@ def test_files_and_datasets_too(told, tmp_path):
         assert told(f"restore {again}")[1] == f"it is not in the trash; {NOTHING}"
 
 
-def test_a_tag_that_is_not_there_is_not_removed(told):
+def test_a_tag_that_is_not_there_is_not_removed(told, store_dir):
     """A misspelt name is said, with those that are there; the others are removed."""
     told("tag run-a new")
     assert told("tag run-a --remove odl --remove new")[1] == "note: no tag 'odl' to remove; the run has new, old\n"
     assert told("tag run-a --remove old")[1] == ""
+    written = list(store_dir.glob("segments/*.jsonl"))
+    told("tag run-a --remove old")
+    (new,) = set(store_dir.glob("segments/*.jsonl")) - set(written) or {None}
+    assert new is None or "tags.changed" not in new.read_text()
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------

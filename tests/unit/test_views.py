@@ -228,7 +228,7 @@ def test_people_may_make_tables_of_their_own(con):
     ("query", "word"),
     [
         ("DROP TABLE run_table", "not DROP"),
-        ("SELECT 1; SELECT 2", "not SELECT, SELECT"),
+        ("SELECT 1; SELECT 2", "not 2 statements"),
         ("SELECT * FROM read_text('/etc/hostname')", "read_text is not allowed"),
         ("COPY (SELECT 1) TO '/tmp/x.csv'", "not COPY"),
         ("ATTACH '/tmp/x.duckdb'", "not ATTACH"),

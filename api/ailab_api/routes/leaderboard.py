@@ -47,7 +47,7 @@ def get_leaderboard(request: Request[Any, Any, Any]) -> list[LeaderboardRow]:
     """Answer with the rows, best first."""
     question, lab = asked(request), lab_of(request)
     project = actor(request).project or question.one("project_id")
-    known = ", ".join(naming.known_metrics(lab, project)[:10]) if question.one("metric_name") is None else ""
+    known = ", ".join(naming.known_metrics(lab, project)[:10]) if not question.one("metric_name") else ""
     return queries.leaderboard(
         lab, question.need("metric_name", f"known metrics: {known or 'none yet'}"), top_k=question.count("top_k", default=10),
         dataset_id=question.one("dataset_id"), has_artifacts=question.switch("has_artifacts"), order=question.one("order"),

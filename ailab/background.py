@@ -4,11 +4,9 @@ A run that ends starts a compaction when enough segments came together; one that
 server.
 
 Who writes: each run that ends adds one byte to `cache/finished`, whose size so tells how many ended since the last compaction,
-which removes the file; no folder is listed for it. The process that ships keeps in `cache/shipping-….trouble` why not all
-arrives, as long as that is so; whoever trains reads it when a run begins and when it ends, so that it is told, and nobody
-waits. What holds: nothing here waits, and no error gets into the training; the process has the lowest priority, no terminal and
-no open file of ours. What is not promised: that it starts; whoever wants to be sure calls `ailab compact` or `ailab sync`.
-AILAB_AUTO_COMPACT=0 turns the compaction off.
+which removes the file; no folder is listed for it. What holds: nothing here waits, and no error gets into the training; the
+process has the lowest priority, no terminal and no open file of ours. What is not promised: that it starts; whoever wants to be
+sure calls `ailab compact`. AILAB_AUTO_COMPACT=0 turns it off.
 """
 
 from __future__ import annotations
@@ -19,8 +17,6 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import msgspec
-
 if TYPE_CHECKING:
     from .store import Store
 
@@ -30,7 +26,6 @@ SEGMENTS = 64
 """So many segments that ended since the last compaction are worth one."""
 PAUSE_SECONDS = 60.0
 """Time between two starts in one process, at least."""
-TROUBLE = ".trouble"
 TALLY = "finished"
 """The file in the cache whose size is the number of runs that ended."""
 
@@ -87,7 +82,7 @@ def ship(store: Store, url: str, token: str | None) -> bool:
 
     if not url.startswith(("http://", "https://")):
         raise SettingError(f"api_url {url[:100]!r} is not allowed", hint="allowed: http://lab:8000, https://lab.example")
-    address = address_of(url)
+    address = url.rstrip("/").removesuffix("/api/modellab").rstrip("/")
     if not _is_python() or claims.holder(store, shipping_claim(address)) is not None:
         return False
     more = {"AILAB_TOKEN": token} if token else {}
@@ -95,70 +90,11 @@ def ship(store: Store, url: str, token: str | None) -> bool:
     return True
 
 
-def address_of(url: str) -> str:
-    """A server's URL without the part that ModelLab's clients put behind it."""
-    return url.rstrip("/").removesuffix("/api/modellab").rstrip("/")
-
-
 def shipping_claim(address: str) -> str:
     """The claim of whoever ships a store to a server."""
     from zlib import crc32
 
     return f"shipping-{crc32(address.encode('utf-8', 'backslashreplace')):08x}"
-
-
-class Trouble(msgspec.Struct, kw_only=True):
-    """Why nothing, or not all, arrives at a server, since when (seconds since 1970), and how many runs wait here to be sent."""
-
-    url: str
-    why: str
-    hint: str = ""
-    since: float
-    runs: int
-
-    def __str__(self) -> str:
-        """In a sentence, with what is to be done on a line of its own."""
-        waiting = f"{self.runs} {'run waits' if self.runs == 1 else 'runs wait'} here" if self.runs else "changes wait here"
-        then = "the next run takes them along, or `ailab sync`"
-        return f"{self.why}; {waiting}\nhint: {f'{self.hint}; then {then}' if self.hint else then}"
-
-
-def trouble_with(store: Store, url: str) -> Trouble | None:
-    """What keeps the store's segments from a server, as far as a process that ships has met it."""
-    return _trouble_in(os.path.join(store.cache, f"{shipping_claim(address_of(url))}{TROUBLE}"))
-
-
-def troubles(store: Store) -> list[Trouble]:
-    """The same for all servers that it was shipped to."""
-    with suppress(OSError):
-        names = sorted(name for name in os.listdir(store.cache) if name.startswith("shipping-") and name.endswith(TROUBLE))
-        found = [_trouble_in(os.path.join(store.cache, name)) for name in names]
-        return [trouble for trouble in found if trouble is not None]
-    return []
-
-
-def _trouble_in(path: str) -> Trouble | None:
-    try:
-        with open(path, "rb") as file:
-            return msgspec.json.decode(file.read(), type=Trouble)
-    except (OSError, msgspec.DecodeError):  # there is none, or it is being written
-        return None
-
-
-def note_trouble(store: Store, url: str, trouble: Trouble | None) -> None:
-    """Keep what keeps segments from a server, or that nothing does any more.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path = os.path.join(store.cache, f"{shipping_claim(address_of(url))}{TROUBLE}")
-    if trouble is None:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        return
-    os.makedirs(store.cache, exist_ok=True)
-    with open(path, "wb") as file:
-        file.write(msgspec.json.encode(trouble))
 
 
 def _spawn(command: list[str], environment: dict[str, str]) -> int:

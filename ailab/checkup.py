@@ -143,7 +143,6 @@ def examine(path: str) -> Checkup:
     look.snapshots()
     look.machine = surroundings.machine(look.store, look.say)
     surroundings.settings_that_hold(look.say)
-    surroundings.server(look.store, look.say)
     return look.checkup()
 
 

@@ -200,10 +200,8 @@ def changes(screen: Screen, rows: Sequence[Change]) -> None:
 def shipped(screen: Screen, found: Shipped) -> None:
     """What was sent to a server."""
     screen.facts([
-        ("server", found.url),
-        ("sent", f"{size(found.bytes)} in {found.seconds:.1f} s" if found.bytes else "nothing: all that it takes is there"),
-        ("segments", f"{found.segments:,} more are wholly there" if found.segments else None),
-        ("files", f"{found.files:,} more" if found.files else None),
+        ("server", found.url), ("segments", f"{found.segments:,} wholly there"), ("files", f"{found.files:,} sent"),
+        ("sent", f"{size(found.bytes)} in {found.seconds:.1f} s"),
         ("without an end", f"{found.waiting:,}" if found.waiting else None), ("refused", "\n".join(found.refused) or None),
     ])  # fmt: skip
 

@@ -497,9 +497,8 @@ def _newest_change(actions: Actions) -> str:
 
 @_verb("ailab sync http://lab:8000", "ailab sync https://lab.example", calls="remote.sync")
 @click.argument("url", required=False)
-@click.option("--anew", is_flag=True, help="Ask the server about everything, also what was noted to be there.")
 @click.pass_obj
-def sync(call: Call, url: str | None, *, anew: bool) -> None:
+def sync(call: Call, url: str | None) -> None:
     """Send a server what it lacks of this store.
 
     URL is the server's address, by default AILAB_API_URL. Segments go byte for byte, files by their SHA-256; what is there
@@ -519,7 +518,7 @@ def sync(call: Call, url: str | None, *, anew: bool) -> None:
     store = open_store(store_path(call.dir), create=False)
     with tempfile.TemporaryDirectory() as folder:
         others = restore.write_segments(store, folder)
-        found = remote.sync(store, address, setting.token, others=others, anew=anew)
+        found = remote.sync(store, address, setting.token, others=others)
     call.answer(found, lambda _terminal, screen: inventory_drawn.shipped(screen, found))
     if found.refused:
         raise click.exceptions.Exit(1)

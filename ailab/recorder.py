@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import events, forks, settings, values
 from .errors import AilabError, MissingExtraError, RejectedError
-from .runs import Edge, Run, check_run_id, current, end_of, new_run_id, one_of, open_runs, say, tell_of_trouble, told
+from .runs import Edge, Run, check_run_id, current, end_of, new_run_id, one_of, open_runs, say, told
 from .store import Store, find_store, open_store
 
 if TYPE_CHECKING:
@@ -150,8 +150,6 @@ def _ship(store: Store, setting: Settings) -> None:
     except (AilabError, OSError) as problem:
         text = told(problem, "nothing is sent to the server until `ailab sync` is called")
         say(text, once=text, silent=setting.silent)
-    else:
-        tell_of_trouble(store, setting)
 
 
 def _parameters(run: Run, *given: Any) -> dict[str, Any]:

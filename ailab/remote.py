@@ -7,10 +7,6 @@ ranges, each with its digest, and the server answers with how far the segment ha
 that of our own bytes. Nothing here is remembered that the server does not know better: after any end, of either side, the next
 shipping asks how far each segment has come, and goes on there. What is wholly there is noted in `cache/`, which only spares the
 question.
-
-The process ships the whole store, also what was written before there was a server. It ends some seconds after everything is there
-and nobody writes any more, when the server refuses, and, where the server does not answer, `BEHIND_S` after the last writer; what
-is not sent by then stays for the next run or `ailab sync`.
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ from . import background, blobs, claims
 from .errors import AilabError, RefusedError, SettingError, StoreError
 from .receiving import RANGE_MAX, Received
 from .segments import Segment, writer_alive
-from .store import Store, open_store, run_of_segment
+from .store import Store, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,10 +39,8 @@ QUIET_S = 5.0
 """So long after the last line, and after the last writer is gone, the process ends."""
 WAITS_S = (0.5, 1, 2, 5, 10, 30)
 """Pauses while the server is away; the last one again and again."""
-BEHIND_S = 300.0
-"""So long after the last writer is gone the process waits for a server that does not answer."""
 GIVE_UP_S = 6 * 3600.0
-"""So long it waits for one that answers, and asks to come again later."""
+"""So long without an answer the process ends; the next run or `ailab sync` goes on."""
 _DIGITS = bytes(ord("x") if chr(byte) in "0123456789abcdef" else ord(" ") for byte in range(256))
 _DIGEST = b"x" * 64
 
@@ -80,14 +74,6 @@ class _Answer(msgspec.Struct):
     hint: str | None = None
 
 
-class Who(msgspec.Struct):
-    """Whom a server takes us for."""
-
-    role: str
-    by: str | None = None
-    project_id: str | None = None
-
-
 def plain_url(url: str) -> str:
     """The server's address: a URL that ends in /api/modellab means the server before it.
 
@@ -106,14 +92,12 @@ class Client:
     Args:
         url: the server's address.
         token: an access token, where one is needed.
-        timeout_s: how long an answer may be awaited.
     """
 
-    def __init__(self, url: str, token: str | None, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, token: str | None) -> None:
         self.url = plain_url(url)
         self._parts = urlsplit(self.url)
         self._token = token
-        self._timeout_s = timeout_s
         self._connection: http.client.HTTPConnection | None = None
 
     def ask(
@@ -143,27 +127,13 @@ class Client:
             wait = told.get("retry-after", "")
             raise Away(f"{answer.status} {_said(content)}", float(wait) if wait.isdigit() else None)
         if answer.status in {401, 403}:
-            hint = "set AILAB_TOKEN to a writer's token" + ("" if answer.status == 401 else ", of no single project")  # noqa: PLR2004
-            raise RefusedError(f"{self.url} refuses: {_said(content)}", hint=hint)
+            raise RefusedError(f"{self.url} refuses: {_said(content)}", hint="set AILAB_TOKEN to a writer's token")
         return answer.status, content, told
-
-    def who(self) -> Who:
-        """Whom the server takes us for.
-
-        Raises:
-            Away: the server does not answer, or not as ailab does.
-            RefusedError: it knows nobody by this token.
-        """
-        status, content, _ = self.ask("GET", "/whoami")
-        try:
-            return msgspec.json.decode(content, type=Who)
-        except msgspec.DecodeError as problem:
-            raise Away(f"its answer {status} is none of ailab's") from problem
 
     def _connected(self) -> http.client.HTTPConnection:
         if self._connection is None:
             kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-            self._connection = kind(str(self._parts.hostname), self._parts.port, timeout=self._timeout_s)
+            self._connection = kind(str(self._parts.hostname), self._parts.port, timeout=TIMEOUT_S)
             self._connection.connect()
             sock = self._connection.sock
             if sock is not None:
@@ -214,7 +184,6 @@ class Shipper:
         self._refused: dict[str, str] = {}
         self._wanted: set[str] = set()
         self._there: set[str] = set()
-        self._ended: set[str] = set()
         self._note = os.path.join(store.cache, f"shipped-{hashlib.sha256(client.url.encode()).hexdigest()[:16]}")
         self._done = self._noted()
 
@@ -236,27 +205,14 @@ class Shipper:
         return self.shipped.bytes > before
 
     def living(self) -> bool:
-        """Whether one of the segments that are not wholly there has a writer that lives."""
-        return any(self._is_written(name) for name in self._left() if name not in self._refused)
+        """Whether one of the segments under way has a writer that lives."""
+        return any(self._is_written(one) for one in self._going.values())
 
-    def unsent(self) -> int:
-        """How many runs are not wholly there."""
-        return len({run for name in self._left() if (run := run_of_segment(name)) is not None})
-
-    def _left(self) -> Iterator[str]:
-        return (name for name in self.store.segment_names() if name not in self._done)
-
-    def _is_written(self, name: str) -> bool:
-        path = self.store.segment_path(name)
-        if name in self._ended:
-            return False
-        with suppress(OSError):
-            if is_ended(path):
-                self._ended.add(name)
-                return False
-            segment = Segment(name, path)
-            with open(path, "rb") as file:
-                segment.feed(file.read(65536).rpartition(b"\n")[0] + b"\n")
+    @staticmethod
+    def _is_written(one: _Going) -> bool:
+        segment = Segment(one.name, one.path)
+        with suppress(OSError), open(one.path, "rb") as file:
+            segment.feed(file.read(65536).rpartition(b"\n")[0] + b"\n")
             return writer_alive(segment)
         return False
 
@@ -372,16 +328,6 @@ class Shipper:
         except OSError:
             return set()
 
-    def forget(self) -> None:
-        """Ask the server again about what was noted to be there.
-
-        Raises:
-            OSError: the note cannot be removed.
-        """
-        self._done.clear()
-        with suppress(FileNotFoundError):
-            os.unlink(self._note)
-
     def _write_note(self, name: str) -> None:
         with suppress(OSError):  # it spares a question, and nothing else
             os.makedirs(self.store.cache, exist_ok=True)
@@ -432,7 +378,6 @@ def sync(
     *,
     others: Iterable[tuple[str, str]] = (),
     progress: Callable[[int], None] | None = None,
-    anew: bool = False,
 ) -> Shipped:
     """Send all that a store has and a server lacks, once.
 
@@ -442,7 +387,6 @@ def sync(
         token: an access token, where one is needed.
         others: (name, file) of segments that are no files of the store any more.
         progress: called with the bytes that went.
-        anew: ask about every segment, also of those that were noted to be there.
 
     Raises:
         RefusedError: the server refuses.
@@ -451,8 +395,6 @@ def sync(
     began = time.monotonic()
     client = Client(url, token)
     shipper = Shipper(store, client, progress)
-    if anew:
-        shipper.forget()
     try:
         for wait in (*WAITS_S[:3], None):
             try:
@@ -467,70 +409,24 @@ def sync(
     finally:
         client.close()
     shipper.shipped.seconds = round(time.monotonic() - began, 3)
-    _Notes(shipper).arrived()
     return shipper.shipped
 
 
-class _Notes:
-    """Keeps what keeps segments from the server, each time that changes, for those who train and `ailab doctor`."""
-
-    def __init__(self, shipper: Shipper) -> None:
-        self._shipper = shipper
-        self._last: tuple[str, int] | None = None
-
-    def hindered(self, why: str, hint: str = "") -> None:
-        """Not all arrives."""
-        shipper, runs = self._shipper, self._shipper.unsent()
-        if (why, runs) == self._last:
-            return
-        self._last = why, runs
-        before = background.trouble_with(shipper.store, shipper.client.url)
-        since = time.time() if before is None else before.since
-        trouble = background.Trouble(url=shipper.client.url, why=why, hint=hint, since=since, runs=runs)
-        with suppress(OSError):  # a store that cannot be written to is named elsewhere
-            background.note_trouble(shipper.store, shipper.client.url, trouble)
-
-    def arrived(self) -> None:
-        """All that was sent is there, but for what the server refused."""
-        refused = self._shipper.shipped.refused
-        if refused:
-            more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
-            self.hindered(f"{self._shipper.client.url} refuses {refused[0]}{more}")
-        elif self._last != ("", 0):
-            self._last = ("", 0)
-            with suppress(OSError):
-                background.note_trouble(self._shipper.store, self._shipper.client.url, None)
-
-
 def follow(store: Store, url: str, token: str | None, beat: Callable[[], bool] = lambda: True) -> None:
-    """Send what is written, as it is written, until everything is there and nobody writes any more, or somebody else does it.
-
-    Raises:
-        RefusedError: the server refuses.
-    """
+    """Send what is written, as it is written, until everything is there and nobody writes any more, or somebody else does it."""
     shipper = Shipper(store, Client(url, token))
-    notes, failures = _Notes(shipper), 0
-    quiet_since = answered_at = taken_at = time.monotonic()
+    failures, quiet_since, answered_at = 0, time.monotonic(), time.monotonic()
     while beat():
         try:
             is_new = shipper.ship()
         except Away as problem:
-            notes.hindered(f"{shipper.client.url} does not answer ({problem})")
-            now, lives = time.monotonic(), shipper.living()
-            answered_at = now if lives or problem.wait_s is not None else answered_at
-            taken_at = now if lives else taken_at
-            if now - answered_at > BEHIND_S or now - taken_at > GIVE_UP_S:
+            if time.monotonic() - answered_at > GIVE_UP_S:
                 return
             usual = WAITS_S[min(failures, len(WAITS_S) - 1)]
             failures += 1
             time.sleep(usual if problem.wait_s is None else max(LOOK_S, min(problem.wait_s, 900.0)))
             continue
-        except RefusedError as problem:
-            notes.hindered(problem.message, problem.hint)
-            raise
-        notes.arrived()
         failures, answered_at = 0, time.monotonic()
-        taken_at = answered_at
         if is_new or shipper.living():
             quiet_since = time.monotonic()
         elif time.monotonic() - quiet_since > QUIET_S:
@@ -539,14 +435,18 @@ def follow(store: Store, url: str, token: str | None, beat: Callable[[], bool] =
 
 
 def main(path: str, url: str) -> None:
-    """Follow a store; what keeps it from the server is kept in `cache/`, where `ailab doctor` and those who train find it."""
+    """Follow a store; what goes wrong for good is written to `cache/`, where `ailab doctor` and people find it."""
     store = open_store(path, create=False)
     background.step_back()
     claim = claims.take(store, background.shipping_claim(url))
     if claim is None:
         return
-    with claim, suppress(AilabError):  # it has been noted
-        follow(store, url, os.environ.get("AILAB_TOKEN"), claim.beat)
+    with claim:
+        try:
+            follow(store, url, os.environ.get("AILAB_TOKEN"), claim.beat)
+        except AilabError as problem:
+            with suppress(OSError), open(os.path.join(store.cache, "shipping.txt"), "w", encoding="utf-8") as file:
+                file.write(f"{problem}\n")
 
 
 if __name__ == "__main__":

@@ -59,13 +59,6 @@ def told(problem: Exception, outcome: str) -> str:
     return f"{problem.message}; {outcome}" + (f"\nhint: {problem.hint}" if problem.hint else "")
 
 
-def tell_of_trouble(store: Store, setting: Settings) -> None:
-    """Say, once a process, what keeps runs from the server of the settings, where that is known; nobody is asked."""
-    trouble = background.trouble_with(store, setting.api_url or "")
-    if trouble is not None:
-        say(str(trouble), once=trouble.why, silent=setting.silent)
-
-
 def new_run_id(now: float | None = None) -> str:
     """26 characters, sortable by time: 48 bits of milliseconds and 80 random bits in Crockford's base 32."""
     number = int((time.time() if now is None else now) * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
@@ -373,8 +366,6 @@ class Run:
             self._writer.seal(final=final)
             if self._writer.dropped:
                 self._say(f"run {self.id}: {self._writer.dropped} points could not be written")
-            if self._setting.api_url and not final:
-                tell_of_trouble(self._writer.store, self._setting)
             if self._setting.auto_compact and not final:
                 self._compact_in_time(self._writer.store)
         if self._own_wandb:

@@ -1,4 +1,4 @@
-"""What a store stands on: room on the disk, rights, locks, git, packages, the settings that hold, and the server they name.
+"""What a store stands on: room on the disk, rights, locks, git, packages, and the settings that hold.
 
 Who asks: the checkup. It writes nothing, and takes no lock longer than it takes to see whether locks work.
 """
@@ -10,8 +10,8 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from . import __version__, background, remote, settings
-from .errors import RefusedError, SettingError
+from . import __version__, settings
+from .errors import SettingError
 from .store import MARKER
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ except ImportError:  # Windows has no flock
 
 FREE_LOW = 1 << 30
 FREE_NONE = 50 << 20
-ANSWER_S = 3.0
-"""So long a server may take to say who we are."""
 
 Level = Literal["ok", "note", "warning", "error"]
 
@@ -117,49 +115,6 @@ def settings_that_hold(say: Say) -> None:
             )
     if well:
         say("ok", "the settings parse", where=dotenv or "")
-
-
-def server(store: Store, say: Say) -> None:
-    """Whether runs reach the server that they are shipped to, and what kept them from others before."""
-    setting = settings.load(problems=[])
-    address = "" if setting.api_url is None else background.address_of(setting.api_url)
-    for trouble in background.troubles(store):
-        if trouble.url != address:
-            what, _, hint = str(trouble).partition("\nhint: ")
-            say("note", what, where=trouble.url, hint=hint.replace("ailab sync", f"ailab sync {trouble.url}"))
-    if not address:
-        return
-    try:
-        client = remote.Client(address, setting.token, timeout_s=ANSWER_S)
-    except SettingError as problem:
-        say("error", problem.message, cost="nothing is shipped", hint=problem.hint)
-        return
-    waiting = remote.Shipper(store, client).unsent()
-    runs = f"{waiting} run{'' if waiting == 1 else 's'}"
-    cost = f"{runs} not wholly there wait here" if waiting else "nothing yet: all runs are there"
-    try:
-        who = client.who()
-    except RefusedError as problem:
-        say("warning", problem.message, where=address, cost=cost, hint=problem.hint)
-    except remote.Away as problem:
-        say(
-            "warning",
-            f"the server does not answer ({problem})",
-            where=address,
-            cost=cost,
-            hint="they stay here, and go when it does",
-        )
-    else:
-        name = f"{who.by} ({who.role})" if who.by else who.role
-        if who.role == "reader" or who.project_id is not None:
-            hint = "AILAB_TOKEN has to be a writer's, of no single project"
-            say("warning", f"the server answers, but lets {name} ship nothing", where=address, cost=cost, hint=hint)
-        elif waiting:
-            say("note", f"{runs} not wholly at the server", where=address, hint="the next run sends them, or `ailab sync`")
-        else:
-            say("ok", f"the server answers {name}, and has all runs", where=address)
-    finally:
-        client.close()
 
 
 def _dotenv(path: str, say: Say) -> dict[str, int]:

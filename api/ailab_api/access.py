@@ -21,7 +21,6 @@ import msgspec
 
 from ailab import inventory
 from ailab.actions import token_digest
-from ailab.bodies import BATCH_MAX
 from ailab.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ ROLES = {"none": 0, "reader": 1, "writer": 2, "admin": 3}
 LIMITS = {"writes": 100, "uploads": 20, "journal": 4 << 30, "failures": 30}
 """In a window, for a writer: changes, uploads, bytes of journals; and tokens that are none, for an address."""
 ADMIN_FACTOR = 10
-WORDS = {"writes": "changes", "uploads": "uploads", "journal": "bytes of journal"}
-INSTEAD = {"writes": f"up to {BATCH_MAX} events of a run in one POST are one change"}
 _FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 
@@ -165,17 +162,14 @@ class Limits:
         self._clock = clock
         self._counts: dict[tuple[str, str, str], tuple[float, int]] = {}
 
-    def most(self, actor: Actor, what: str) -> int:
-        """How much of something is allowed in a window."""
-        return self._limits[what] * (ADMIN_FACTOR if actor.role == "admin" else 1)
-
     def take(self, actor: Actor, what: str, amount: int = 1) -> float | None:
         """Count something; return the seconds to wait where it is too much, and then it is not counted."""
+        factor = ADMIN_FACTOR if actor.role == "admin" else 1
         now, key = self._clock(), (what, actor.token or "", actor.address)
         began, used = self._counts.get(key, (now, 0))
         if now - began >= WINDOW_S:
             began, used = now, 0
-        if used + amount > self.most(actor, what) and used:
+        if used + amount > self._limits[what] * factor and used:
             return began + WINDOW_S - now
         if len(self._counts) >= self.KEYS_MAX:
             self._counts = {k: v for k, v in self._counts.items() if now - v[0] < WINDOW_S}

@@ -15,7 +15,6 @@ import errno
 import ipaddress
 import logging
 import os
-import signal
 import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -286,10 +285,6 @@ def _token_in(path: str) -> str:
     return token_digest(text)
 
 
-def _requests(number: int) -> str:
-    return f"{number} request{'' if number == 1 else 's'}"
-
-
 def _config(app: Any, rules: Rules, **more: Any) -> uvicorn.Config:
     """One worker, a parser whose limits and refusals we know, forwarding headers of trusted proxies, a log of what goes wrong."""
     return uvicorn.Config(
@@ -316,15 +311,13 @@ class _Announcing(uvicorn.Server):
         self._app.state.catalogue.news.end()  # nobody waits for a stream that would go on
         now = asyncio.get_running_loop().time
         ending, until = asyncio.create_task(super().shutdown(sockets=sockets)), now() + GRACE_S
-        if (waiting := len(self.server_state.tasks)) and signal.SIGINT in self._captured_signals:  # somebody looks on
-            _log.warning("waiting up to %.0f s for %s; Ctrl-C again ends at once", GRACE_S, _requests(waiting))
         while not (ending.done() or self.force_exit) and now() < until:
             await asyncio.wait([ending], timeout=LOOK_S)
         if tasks := list(self.server_state.tasks):
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=FORCED_S)
-            _log.warning("ended %s under way", _requests(len(tasks)))
+            _log.warning("%d requests under way were ended", len(tasks))
         if not ending.done():  # uvicorn waits for connections too, whose clients may stay
             ending.cancel()
             await asyncio.wait([ending])

@@ -24,7 +24,7 @@ from ailab.problems import Problem
 from ailab.receiving import SEGMENT_NAME
 
 from . import errors, examples
-from .access import INSTEAD, WINDOW_S, WORDS, Actor, Limits, is_loopback
+from .access import Actor, is_loopback
 from .meters import seen_of
 
 if TYPE_CHECKING:
@@ -177,12 +177,10 @@ def charge(connection: ASGIConnection[Any, Any, Any, Any], what: str, amount: in
     """
     found = actor(connection)
     if not (found.anonymous and is_loopback(found.address)):
-        limits: Limits = connection.app.guard.limits  # type: ignore[attr-defined]  # ours
-        wait = limits.take(found, what, amount)
+        wait = connection.app.guard.limits.take(found, what, amount)  # type: ignore[attr-defined]  # ours
         if wait is not None:
             seen_of(connection.scope).refused = what
-            said = f"{WORDS[what]}: more than {limits.most(found, what):,} in {WINDOW_S / 60:.0f} minutes"
-            raise errors.TooManyError(said, wait, instead=INSTEAD.get(what, ""))
+            raise errors.TooManyError(what, wait)
 
 
 def actor(connection: ASGIConnection[Any, Any, Any, Any]) -> Actor:

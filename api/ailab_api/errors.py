@@ -32,10 +32,10 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class TooManyError(AilabError):
-    """Too much of something; `wait` is in how many seconds there is room again, `instead` what would need none."""
+    """The limit of a window is reached; `wait` is how many seconds are left of it."""
 
-    def __init__(self, what: str, wait: float, *, instead: str = "") -> None:
-        super().__init__(f"too many {what}", hint=f"wait {max(1, math.ceil(wait))} s" + (f"; {instead}" if instead else ""))
+    def __init__(self, what: str, wait: float) -> None:
+        super().__init__(f"too many {what}", hint=f"wait {max(1, round(wait))} s")
         self.wait = wait
 
 

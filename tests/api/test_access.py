@@ -295,9 +295,7 @@ def test_too_many_writes_are_told_when_to_come_again(tokens, tmp_path):
     assert (seen.count(200), seen[-2:]) == (LIMITS["writes"], [429, 429])
     answer = live.ask("PATCH", "/runs/run-a/note", head, b'{"note": "x"}')
     assert 0 < int(answer.header("retry-after")) <= 900
-    found = answer.json()
-    assert (found["title"], found["detail"]) == ("too many requests", "too many changes: more than 100 in 15 minutes")
-    assert "10000 events of a run in one POST are one change" in found["hint"]
+    assert answer.json()["title"] == "too many requests"
     assert live.ask("GET", "/runs", head).status == 200
     live.end()
 

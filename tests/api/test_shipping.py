@@ -18,7 +18,7 @@ import pytest
 from live import environment
 
 import ailab
-from ailab import background, blobs, journal, queries, remote, store, views
+from ailab import blobs, journal, queries, remote, store, views
 from ailab import events as kinds
 from ailab.errors import RefusedError, SettingError, StoreError
 
@@ -334,91 +334,6 @@ def test_a_server_that_is_away_is_an_error_of_sync(far, monkeypatch):
     monkeypatch.setattr(remote, "WAITS_S", (0.01,) * 6)
     with pytest.raises(StoreError, match="does not answer"):
         remote.sync(far, "http://127.0.0.1:9", None)
-
-
-def trained(where, url, token=None, *, seconds=0.0, **more):
-    """Standard error of a process that trains one run, shipped to a server."""
-    script = (
-        "import ailab, sys, time\nwith ailab.start_run('far', dir=sys.argv[1], capture='run'): time.sleep(float(sys.argv[2]))"
-    )
-    env = environment(AILAB_API_URL=url, AILAB_SILENT="0", **({"AILAB_TOKEN": token} if token else {}), **more)
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(where), str(seconds)], env=env, cwd=where.parent, capture_output=True, text=True,
-        timeout=60, check=True,
-    )  # fmt: skip
-    return done.stderr
-
-
-def doctored(where, url, token=None):
-    """What `ailab doctor` finds of the server, by level."""
-    env = environment(AILAB_API_URL=url, **({"AILAB_TOKEN": token} if token else {}))
-    done = subprocess.run(
-        [sys.executable, "-m", "ailab", "--dir", str(where), "doctor", "--json"], env=env, cwd=where.parent, capture_output=True,
-        text=True, timeout=60, check=True,
-    )  # fmt: skip
-    found = json.loads(done.stdout)["findings"]
-    return [(one["level"], one["what"], one["cost"], one["hint"]) for one in found if url in one["where"]]
-
-
-@pytest.mark.parametrize("strict", ["0", "1"])
-def test_whoever_trains_is_told_that_nothing_arrives(tokens_afar, tmp_path, strict):
-    """A server that refuses and one that is away: a line when it is known, at the latest with the next run; training goes on."""
-    ask, _ = tokens_afar
-    far = tmp_path / "far"
-    for url, token, said in (
-        (ask.url, "ailab_guess", "refuses: the token does not count"), ("http://127.0.0.1:9", None, "does not answer"),
-    ):  # fmt: skip
-        trained(far, url, token, AILAB_STRICT=strict)
-        place = store.open_store(str(far), create=False)
-        wait_for(lambda url=url, place=place: background.trouble_with(place, url) is not None, 30)
-        lines = trained(far, url, token, AILAB_STRICT=strict).splitlines()
-        assert [line for line in lines if said in line and " here" in line], lines
-        assert len([line for line in lines if said in line]) == 1
-        (level, what, cost, hint) = doctored(far, url, token)[0]
-        assert (level, said in what, " wait here" in cost, bool(hint)) == ("warning", True, True, True)
-    assert sorted(run.status for run in ailab.list_runs(dir=far)) == ["completed"] * 4
-
-
-def test_what_was_told_ends_when_all_arrives(start, tmp_path):
-    """The server comes back: the process that ships finds it, the next run is told nothing, and the doctor that all is there."""
-    live = start(dir=tmp_path / "lab")
-    live.end()
-    far = tmp_path / "far"
-    trained(far, live.url)
-    here, place = (store.open_store(str(tmp_path / name), create=False) for name in ("far", "lab"))
-    wait_for(lambda: background.trouble_with(here, live.url) is not None, 30)
-    start(dir=tmp_path / "lab", port=live.url.rpartition(":")[2])
-    wait_for(lambda: background.trouble_with(here, live.url) is None, 60)
-    assert set(here.segment_names()) <= set(place.segment_names())
-    assert trained(far, live.url) == ""
-    wait_for(lambda: doctored(far, live.url)[0][:2] == ("ok", "the server answers admin, and has all runs"), 60)
-
-
-def test_the_process_that_ships_does_not_outlive_the_training_for_long(far, monkeypatch):
-    """Where the server does not answer it ends so long after the last writer; while somebody writes it goes on."""
-    monkeypatch.setattr(remote, "WAITS_S", (0.01,) * 6)
-    monkeypatch.setattr(remote, "BEHIND_S", 0.3)
-    looks = []
-    began = time.monotonic()
-    remote.follow(far, "http://127.0.0.1:9", None, lambda: looks.append(time.monotonic()) or True)
-    assert 0.3 <= time.monotonic() - began < 10
-    assert background.trouble_with(far, "http://127.0.0.1:9").runs == 1
-    looks.clear()
-    with ailab.start_run("more", dir=far.path) as run:
-        remote.follow(far, "http://127.0.0.1:9", None, lambda: looks.append(time.monotonic()) or looks[-1] - looks[0] < 1)
-        assert looks[-1] - looks[0] >= 1
-        assert run.status == "running"
-
-
-def test_what_was_noted_is_asked_again_on_demand(far, start, tmp_path):
-    """A server that lost its store: `sync` believes its note, and with `anew` asks."""
-    live = start(dir=tmp_path / "one")
-    assert remote.sync(far, live.url, None).segments == 2
-    live.end()
-    again = start(dir=tmp_path / "two", port=live.url.rpartition(":")[2])
-    assert remote.sync(far, again.url, None).segments == 0
-    assert remote.sync(far, again.url, None, anew=True).segments == 2
-    assert again.get("/runs/far-1").status == 200
 
 
 def test_files_are_what_they_are_said_to_be(lab):

@@ -80,6 +80,11 @@ class Actions:
         other._by = by
         return other
 
+    @property
+    def segment(self) -> str:
+        """The name of the segment that is written to now; empty before the first event."""
+        return self._writer.name
+
     def close(self) -> None:
         """Seal the segment."""
         self._writer.seal()

@@ -147,7 +147,7 @@ def create_app(dir: str | os.PathLike[str] | None = None, *, admin_token: str | 
         assert isinstance(app, Server)  # noqa: S101  (made below)
         app.guard.rules = Rules.load(setting)
         app.state.catalogue = Catalogue(setting)
-        app.guard.tokens = Tokens(app.state.catalogue.lab, admin_token)
+        app.guard.tokens = Tokens(app.state.catalogue.lab, admin_token, app.state.catalogue.marks_of_tokens)
         resting = asyncio.create_task(_rest(app.state.catalogue))
         try:
             yield

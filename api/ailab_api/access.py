@@ -198,14 +198,17 @@ class Limits:
         self._clock = clock
         self._counts: dict[tuple[str, str, str], tuple[float, int]] = {}
 
+    def most(self, actor: Actor, what: str) -> int:
+        """How much of something somebody may do in a window."""
+        return self._limits[what] * (ADMIN_FACTOR if actor.role == "admin" else 1)
+
     def take(self, actor: Actor, what: str, amount: int = 1) -> float | None:
         """Count something; return the seconds to wait where it is too much, and then it is not counted."""
-        factor = ADMIN_FACTOR if actor.role == "admin" else 1
         now, key = self._clock(), (what, actor.token or "", actor.address)
         began, used = self._counts.get(key, (now, 0))
         if now - began >= WINDOW_S:
             began, used = now, 0
-        if used + amount > self._limits[what] * factor and used:
+        if used + amount > self.most(actor, what) and used:
             return began + WINDOW_S - now
         if len(self._counts) >= self.KEYS_MAX:
             self._counts = {k: v for k, v in self._counts.items() if now - v[0] < WINDOW_S}

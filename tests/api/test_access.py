@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 
@@ -295,8 +296,29 @@ def test_too_many_writes_are_told_when_to_come_again(tokens, tmp_path):
     assert (seen.count(200), seen[-2:]) == (LIMITS["writes"], [429, 429])
     answer = live.ask("PATCH", "/runs/run-a/note", head, b'{"note": "x"}')
     assert 0 < int(answer.header("retry-after")) <= 900
-    assert answer.json()["title"] == "too many requests"
+    problem = answer.json()
+    assert (problem["title"], problem["detail"]) == (
+        "too many requests",
+        "too many changes: 100 are allowed in a quarter of an hour",
+    )
+    assert "POST /runs/{run_id}/events" in problem["hint"]
     assert live.ask("GET", "/runs", head).status == 200
+    live.end()
+
+
+def test_many_events_in_one_request_are_one_change(tokens, tmp_path):
+    """What the 429 advises helps: 5,000 points in five requests leave 95 changes; a request for each of 100 leaves none."""
+    from live import launch
+
+    live = launch(tmp_path, dir=tokens[0], source=SOURCE)
+    head = {"Authorization": f"Bearer {tokens[1]['writer']}", "Content-Type": "application/json"}
+
+    def send(steps):
+        points = [{"kind": "metrics.logged", "data": {"values": {"loss": 1.0}, "step": step}} for step in steps]
+        return live.ask("POST", "/runs/run-w/events", head, json.dumps({"events": points}).encode()).status
+
+    assert {send(range(at, at + 1000)) for at in range(0, 5000, 1000)} == {201}
+    assert [send([step]) for step in range(96)][-2:] == [201, 429]
     live.end()
 
 

@@ -114,7 +114,7 @@ def _serve(call: Call, *, host: str, port: int | None, reload: bool, token_file:
     def announce(url: str) -> None:
         click.echo(msgspec.json.encode(Serving(url=url)) if call.json else url)
 
-    start(host=host, port=port, dir=call.dir, reload=reload, token_file=token_file, announce=announce)
+    start(host=host, port=port, dir=call.dir, reload=reload, token_file=token_file, announce=announce, waiting=say)
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------

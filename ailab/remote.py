@@ -517,29 +517,39 @@ def sync(
 
 
 def follow(store: Store, url: str, token: str | None, beat: Callable[[], bool] = lambda: True) -> None:
-    """Send what is written, as it is written, until everything is there and nobody writes any more, or somebody else does it."""
+    """Send what is written, as it is written, until everything is there and no run is written any more, or somebody else does it.
+
+    Raises:
+        RefusedError: the server refuses.
+    """
     shipper = Shipper(store, Client(url, token))
-    failures, quiet_since, answered_at = 0, time.monotonic(), time.monotonic()
+    failures, again_at = 0, 0.0
+    answered_at = busy_at = time.monotonic()
     while beat():
+        lives = shipper.living()  # before the look, so that what a run wrote last is sent when it is found to have ended
+        now = time.monotonic()
         try:
-            is_new = shipper.ship()
+            if now >= again_at:
+                is_new = shipper.ship()
+                failures, answered_at = 0, time.monotonic()
+                busy_at = answered_at if is_new or lives else busy_at
+                shipper.tell_shipped("sending")
         except Away as problem:
-            if time.monotonic() - answered_at > GIVE_UP_S:
-                return
             usual = WAITS_S[min(failures, len(WAITS_S) - 1)]
             failures += 1
-            time.sleep(usual if problem.wait_s is None else max(LOOK_S, min(problem.wait_s, 900.0)))
-            continue
-        failures, answered_at = 0, time.monotonic()
-        if is_new or shipper.living():
-            quiet_since = time.monotonic()
-        elif time.monotonic() - quiet_since > QUIET_S:
+            again_at = time.monotonic() + (usual if problem.wait_s is None else max(LOOK_S, min(problem.wait_s, 900.0)))
+            shipper.tell("away", f"{shipper.client.url} does not answer ({problem})")
+        now = time.monotonic()
+        if failures and now - answered_at > GIVE_UP_S:
+            return
+        if not failures and now - busy_at > QUIET_S:
+            shipper.tell_shipped("there")
             return
         time.sleep(LOOK_S)
 
 
 def main(path: str, url: str) -> None:
-    """Follow a store; what goes wrong for good is written to `cache/`, where `ailab doctor` and people find it."""
+    """Follow a store; what ends that is kept in the outbox, since nobody reads what this process prints."""
     store = open_store(path, create=False)
     background.step_back()
     claim = claims.take(store, background.shipping_claim(url))
@@ -548,9 +558,13 @@ def main(path: str, url: str) -> None:
     with claim:
         try:
             follow(store, url, os.environ.get("AILAB_TOKEN"), claim.beat)
-        except AilabError as problem:
-            with suppress(OSError), open(os.path.join(store.cache, "shipping.txt"), "w", encoding="utf-8") as file:
-                file.write(f"{problem}\n")
+        except (AilabError, OSError, msgspec.MsgspecError) as problem:
+            state: State = "refused" if isinstance(problem, RefusedError) else "failed"
+            said = problem.message if isinstance(problem, RefusedError) else f"shipping to {url} failed: {problem}"
+            box = Outbox(store, url)
+            before = box.outcome()
+            hint = problem.hint if isinstance(problem, AilabError) else ""
+            box.tell(state, said, hint, sent=before.sent if before is not None else {})
 
 
 if __name__ == "__main__":

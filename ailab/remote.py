@@ -7,6 +7,10 @@ ranges, each with its digest, and the server answers with how far the segment ha
 that of our own bytes. Nothing here is remembered that the server does not know better: after any end, of either side, the next
 shipping asks how far each segment has come, and goes on there; also of what was noted as wholly there (`outbox`), all of it in a
 question or two.
+
+What it ships: all that lies in the store's segments, of earlier runs too. How long: while a run of the store is written it goes
+on, also without an answer; behind the last one it ends as soon as all is there, and `BEHIND_S` after the server's last answer at
+the latest. A server that refuses ends it at once. How it went stands in the outbox, where training and `ailab doctor` find it.
 """
 
 from __future__ import annotations
@@ -42,8 +46,8 @@ QUIET_S = 5.0
 """So long after the last line, and after the last run has ended, the process ends: the next run of a loop begins within it."""
 WAITS_S = (0.5, 1, 2, 5, 10, 30)
 """Pauses while the server is away; the last one again and again."""
-GIVE_UP_S = 6 * 3600.0
-"""So long without an answer the process ends; the next run or `ailab sync` goes on."""
+BEHIND_S = 60.0
+"""So long without an answer, and without a run that is written, the process ends; the next run or `ailab sync` goes on."""
 TOLD_S = 10.0
 """How often it is told how far things have come, while nothing else changes."""
 MANY = 5000
@@ -519,15 +523,18 @@ def sync(
 def follow(store: Store, url: str, token: str | None, beat: Callable[[], bool] = lambda: True) -> None:
     """Send what is written, as it is written, until everything is there and no run is written any more, or somebody else does it.
 
+    Behind the last run it goes on for as long as the server takes something, and ends `BEHIND_S` after its last answer.
+
     Raises:
         RefusedError: the server refuses.
     """
     shipper = Shipper(store, Client(url, token))
     failures, again_at = 0, 0.0
-    answered_at = busy_at = time.monotonic()
+    answered_at = lived_at = busy_at = time.monotonic()
     while beat():
         lives = shipper.living()  # before the look, so that what a run wrote last is sent when it is found to have ended
         now = time.monotonic()
+        lived_at = now if lives else lived_at
         try:
             if now >= again_at:
                 is_new = shipper.ship()
@@ -540,7 +547,7 @@ def follow(store: Store, url: str, token: str | None, beat: Callable[[], bool] =
             again_at = time.monotonic() + (usual if problem.wait_s is None else max(LOOK_S, min(problem.wait_s, 900.0)))
             shipper.tell("away", f"{shipper.client.url} does not answer ({problem})")
         now = time.monotonic()
-        if failures and now - answered_at > GIVE_UP_S:
+        if failures and now - max(lived_at, answered_at) > BEHIND_S:
             return
         if not failures and now - busy_at > QUIET_S:
             shipper.tell_shipped("there")

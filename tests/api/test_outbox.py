@@ -1,4 +1,4 @@
-"""Who trains learns what a server does not take, without ever waiting for it."""
+"""Who trains learns what a server does not take, without ever waiting for it; and what ships behind a training ends by itself."""
 
 from __future__ import annotations
 
@@ -44,6 +44,15 @@ with ailab.start_run("near", dir=sys.argv[1]) as run:
     run.log({"loss": 1.0})
     sys.stdin.read()
 """
+SHIPPING = """
+import os, sys
+from ailab import background, remote
+background.step_back = lambda: None
+remote.BEHIND_S = remote.QUIET_S = float(sys.argv[3])
+remote.WAITS_S = (0.1,) * 6
+remote.main(sys.argv[1], sys.argv[2])
+"""
+"""The process beside a training, less patient."""
 
 
 @pytest.fixture
@@ -233,3 +242,77 @@ def test_the_checkup_counts_what_is_in_tables_alone(looked, place, lab):
     os.makedirs(os.path.join(place.path, "cache"), exist_ok=True)
     remote.sync(place, live.url, text, others=restore.write_segments(place, os.path.join(place.path, "cache")))
     assert looked(live.url, text)[0][0] == "ok"
+
+
+# -- how long it goes on -----------------------------------------------------------------------------------------------
+
+
+def ship(place, url, seconds, cwd):
+    return subprocess.Popen([sys.executable, "-c", SHIPPING, place.path, url, str(seconds)], cwd=cwd, env=environment())
+
+
+def tries(place):
+    """When the server was last tried."""
+    return max((one.at for one in outbox.outcomes(place)), default=0.0)
+
+
+def test_what_ships_behind_a_training_ends_while_the_server_is_away(place, tmp_path):
+    """While the run is written it goes on trying, and ends a while after; what is unsent is known, and the next one sends it."""
+    with ailab.start_run("x", dir=place.path) as run:
+        process = ship(place, AWAY, 1.0, tmp_path)
+        wait_for(lambda: tries(place) > 0, 30)
+        time.sleep(3)
+        assert process.poll() is None, "a run is being written"
+        run.log({"a": 1.0})
+    assert process.wait(30) == 0
+    assert [one.state for one in outbox.outcomes(place)] == ["away"]
+    assert outbox.Outbox(place, AWAY).unsent().events == lines_of(place)
+    assert claims.holder(place, background.shipping_claim(AWAY)) is None
+
+
+def test_a_writer_without_a_run_holds_nobody(place, tmp_path):
+    """A server or a person at a prompt that has this store open for weeks is no training."""
+    opened = views.open_lab(place.path)
+    with Actions(opened, via="cli") as actions:
+        actions.create_token(NewToken(role="writer", name="w"))
+        process = ship(place, AWAY, 0.5, tmp_path)
+        assert process.wait(30) == 0
+    opened.close()
+
+
+def test_what_ships_ends_when_all_is_there(place, lab, tmp_path):
+    """Runs of before among it; a moment after the last run."""
+    live, _, far = lab
+    with ailab.start_run("before", dir=place.path):
+        pass
+    with ailab.start_run("x", dir=place.path):
+        process = ship(place, live.url, 0.5, tmp_path)
+        wait_for(lambda: os.path.exists(far.segment_path(place.segment_names()[-1])), 30)
+    assert process.wait(30) == 0
+    for name in place.segment_names():
+        assert os.path.getsize(far.segment_path(name)) == os.path.getsize(place.segment_path(name))
+    assert [one.state for one in outbox.outcomes(place)] == ["there"]
+
+
+def test_processes_that_have_ended_leave_no_zombies(place):
+    """Each that is started takes away those before it."""
+    for _ in range(3):
+        background._spawn(["this"], dict(os.environ))
+        (child,) = background._children
+        wait_for(lambda one=child: os.waitid(os.P_PID, one, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None, 30)
+    os.waitpid(child, 0)
+
+
+def test_a_refusal_is_not_asked_for_again_by_every_run(place, monkeypatch):
+    """A thousand short runs of a process start one process a minute; another token is tried at once."""
+    started = []
+    monkeypatch.setattr(background, "_spawn", lambda command, _environment: started.append(command))
+    monkeypatch.setattr(background, "_shipped_at", {})
+    assert background.ship(place, AWAY, "one")
+    assert background.ship(place, AWAY, "one"), "it is not known yet"
+    outbox.Outbox(place, AWAY).tell("refused", "no", sent={})
+    assert not background.ship(place, AWAY, "one")
+    assert background.ship(place, AWAY, "another")
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.0)
+    assert background.ship(place, AWAY, "one")
+    assert len(started) == 4

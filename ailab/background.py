@@ -3,11 +3,11 @@
 A run that ends starts a compaction when enough segments came together; one that begins starts the shipping, where there is a
 server.
 
-Who writes: each run that ends adds one byte to `cache/finished`, whose size so tells how many ended since the last compaction,
-which removes the file; no folder is listed for it. What holds: nothing here waits, and no error gets into the training; the
-process has the lowest priority, no terminal and no open file of ours. How a shipping goes is read from the outbox, never waited
-for. What is not promised: that it starts; whoever wants to be
-sure calls `ailab compact`. AILAB_AUTO_COMPACT=0 turns it off.
+Who writes: each run that ends adds one byte to `cache/finished`, whose size so tells how many ended since the last
+compaction, which removes the file; no folder is listed for it. What holds: nothing here waits, and no error gets into the
+training; the process has the lowest priority, no terminal and no open file of ours. How a shipping goes is read from the
+outbox, never waited for. What is not promised: that it starts; whoever wants to be sure calls `ailab compact`.
+AILAB_AUTO_COMPACT=0 turns it off.
 """
 
 from __future__ import annotations

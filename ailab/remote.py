@@ -71,7 +71,7 @@ class Shipped(msgspec.Struct, kw_only=True):
 
 
 class Away(Exception):  # noqa: N818  (it says what is, and never leaves this module)
-    """The server does not answer now."""
+    """The server takes nothing now; the words are what it does, as in `does not answer (…)`."""
 
     def __init__(self, why: str, wait_s: float | None = None) -> None:
         super().__init__(why)
@@ -127,13 +127,13 @@ class Client:
             content = answer.read()
         except (OSError, http.client.HTTPException) as problem:
             self.close()
-            raise Away(str(problem) or type(problem).__name__) from problem
+            raise Away(f"does not answer ({str(problem) or type(problem).__name__})") from problem
         told = {name.lower(): value for name, value in answer.getheaders()}
         if answer.will_close:
             self.close()
         if answer.status in {429, 500, 502, 503, 504}:
             wait = told.get("retry-after", "")
-            raise Away(f"{answer.status} {_said(content) or answer.reason}", float(wait) if wait.isdigit() else None)
+            raise Away(f"answers {answer.status} {_said(content) or answer.reason}", float(wait) if wait.isdigit() else None)
         if answer.status in {401, 403, 421}:
             raise self._refusal(answer.status, content)
         if "json" not in told.get("content-type", ""):
@@ -215,7 +215,7 @@ def ask_what_lacks(url: str, token: str | None, known: Mapping[str, int], *, tim
     try:
         return lacking(client, known)
     except Away as problem:
-        raise StoreError(f"the server does not answer ({problem})", path=client.url) from problem
+        raise StoreError(f"the server {problem}", path=client.url) from problem
     finally:
         client.close()
 
@@ -376,7 +376,7 @@ class Shipper:
         if status == 409 and int(told.get("x-bytes", one.sent)) < one.sent:  # noqa: PLR2004
             self._going.pop(one.name, None)
             self._recalled = False
-            raise Away("it has less than it had, and is asked anew", 0.0)
+            raise Away("has less than it had", 0.0)
         if status != 200:  # noqa: PLR2004
             self._refuse(one, f"{status} {_said(content)}")
             return False
@@ -419,7 +419,7 @@ class Shipper:
             body = msgspec.json.encode({"sha256": some})
             status, content, _ = self.client.ask("POST", "/blobs/missing", body, _JSON)
             if status != 200:  # noqa: PLR2004
-                raise Away(_said(content))
+                raise Away(f"answers {status} {_said(content)}")
             missing = set(msgspec.json.decode(content)["missing"])
             self._there.update(set(some) - missing)
             for digest in sorted(missing):
@@ -510,7 +510,7 @@ def sync(
                 break
             except Away as problem:
                 if wait is None:
-                    raise StoreError(f"the server does not answer ({problem})", path=client.url) from problem
+                    raise StoreError(f"the server {problem}", path=client.url) from problem
                 time.sleep(wait if problem.wait_s is None else min(problem.wait_s, WAITS_S[-1]))
     finally:
         client.close()
@@ -545,7 +545,7 @@ def follow(store: Store, url: str, token: str | None, beat: Callable[[], bool] =
             usual = WAITS_S[min(failures, len(WAITS_S) - 1)]
             failures += 1
             again_at = time.monotonic() + (usual if problem.wait_s is None else max(LOOK_S, min(problem.wait_s, 900.0)))
-            shipper.tell("away", f"{shipper.client.url} does not answer ({problem})")
+            shipper.tell("away", f"{shipper.client.url} {problem}")
         now = time.monotonic()
         if failures and now - max(lived_at, answered_at) > BEHIND_S:
             return

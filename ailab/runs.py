@@ -392,13 +392,18 @@ class Run:
             early: it goes on, so a server that was away for a moment is not worth a word.
         """
         url = self._setting.api_url
-        if not url or self.store is None or (once := f"shipping {before} {url}") in _said:
+        once = f"not shipped to {url}"
+        if not url or self.store is None or once in _said:
             return
         from . import outbox
 
         text = outbox.trouble(self.store, url, after=0.0 if before else self._began_at, early=early)
         if text:
-            say(f"before this run {text}" if before else text, once=once, silent=self._setting.silent)
+            say(
+                f"before this run {text}" if before else text,
+                once=f"before, {once}" if before else once,
+                silent=self._setting.silent,
+            )
 
     def _wait_for_capture(self, seconds: float) -> None:
         if self._captured is not None:

@@ -87,6 +87,11 @@ class Actions:
         other._by, other._only = by, only
         return other
 
+    @property
+    def segment(self) -> str:
+        """The name of the segment that is written to now; empty before the first event."""
+        return self._writer.name
+
     def close(self) -> None:
         """Seal the segment."""
         self._writer.seal()

@@ -3,10 +3,11 @@
 A run that ends starts a compaction when enough segments came together; one that begins starts the shipping, where there is a
 server.
 
-Who writes: each run that ends adds one byte to `cache/finished`, whose size so tells how many ended since the last compaction,
-which removes the file; no folder is listed for it. What holds: nothing here waits, and no error gets into the training; the
-process has the lowest priority, no terminal and no open file of ours. What is not promised: that it starts; whoever wants to be
-sure calls `ailab compact`. AILAB_AUTO_COMPACT=0 turns it off.
+Who writes: each run that ends adds one byte to `cache/finished`, whose size so tells how many ended since the last
+compaction, which removes the file; no folder is listed for it. What holds: nothing here waits, and no error gets into the
+training; the process has the lowest priority, no terminal and no open file of ours. How a shipping goes is read from the
+outbox, never waited for. What is not promised: that it starts; whoever wants to be sure calls `ailab compact`.
+AILAB_AUTO_COMPACT=0 turns it off.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ PAUSE_SECONDS = 60.0
 TALLY = "finished"
 """The file in the cache whose size is the number of runs that ended."""
 
-_child = 0
+_children: set[int] = set()
+"""Processes that this one has started and not waited for; they may have ended."""
 _started_at = -PAUSE_SECONDS
+_shipped_at: dict[tuple[str, str | None], float] = {}
+"""When a shipping was started last, by address and token, in seconds since 1970."""
 
 
 def after_run(store: Store) -> bool:
@@ -55,36 +59,36 @@ def start(store: Store) -> bool:
     Raises:
         OSError: it cannot be started.
     """
-    global _child, _started_at  # noqa: PLW0603  (a process starts one at a time)
+    global _started_at  # noqa: PLW0603  (a process starts one at a time)
     from . import claims
 
     if time.monotonic() - _started_at < PAUSE_SECONDS or not _is_python() or claims.holder(store, CLAIM) is not None:
         return False
     _started_at = time.monotonic()
-    if _child:
-        try:
-            os.waitpid(_child, os.WNOHANG)  # so that the last one does not stay a zombie
-        except ChildProcessError:  # somebody has waited for it, or it was started before a fork
-            _child = 0
-    _child = _spawn(["ailab", "compact", "--background", "--dir", store.path], dict(os.environ))
+    _spawn(["ailab", "compact", "--background", "--dir", store.path], dict(os.environ))
     return True
 
 
 def ship(store: Store, url: str, token: str | None) -> bool:
     """Start a process that sends a server what is written here, unless one does; return whether it did.
 
+    A server that has refused this token a moment ago is not asked again by this process: a thousand short runs would start a
+    thousand processes.
+
     Raises:
         SettingError: the URL is none.
         OSError: it cannot be started.
     """
-    from . import claims
-    from .errors import SettingError
+    from . import claims, outbox
 
-    if not url.startswith(("http://", "https://")):
-        raise SettingError(f"api_url {url[:100]!r} is not allowed", hint="allowed: http://lab:8000, https://lab.example")
-    address = url.rstrip("/").removesuffix("/api/modellab").rstrip("/")
+    address, now = outbox.plain_url(url), time.time()
     if not _is_python() or claims.holder(store, shipping_claim(address)) is not None:
         return False
+    before = _shipped_at.get((address, token), 0.0)
+    outcome = outbox.Outbox(store, address).outcome() if now - before < PAUSE_SECONDS else None
+    if outcome is not None and outcome.state == "refused" and outcome.at >= before:
+        return False
+    _shipped_at[address, token] = now
     more = {"AILAB_TOKEN": token} if token else {}
     _spawn(["ailab.remote", store.path, address], {**os.environ, **more})
     return True
@@ -97,11 +101,18 @@ def shipping_claim(address: str) -> str:
     return f"shipping-{crc32(address.encode('utf-8', 'backslashreplace')):08x}"
 
 
-def _spawn(command: list[str], environment: dict[str, str]) -> int:
-    """Start a module with its arguments, without a terminal; return its pid."""
+def _spawn(command: list[str], environment: dict[str, str]) -> None:
+    """Start a module with its arguments, without a terminal; those that have ended since do not stay as zombies."""
+    for child in list(_children):
+        try:
+            ended = os.waitpid(child, os.WNOHANG)[0] == child
+        except ChildProcessError:  # somebody has waited for it, or it was started before a fork
+            ended = True
+        if ended:
+            _children.discard(child)
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     paths = [path for path in (os.environ.get("PYTHONPATH", ""), folder) if path]
-    return os.posix_spawn(
+    child = os.posix_spawn(
         sys.executable,
         [sys.executable, "-P", "-m", *command],
         {**environment, "PYTHONPATH": os.pathsep.join(paths)},
@@ -111,6 +122,7 @@ def _spawn(command: list[str], environment: dict[str, str]) -> int:
             (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
         ],
     )
+    _children.add(child)
 
 
 def step_back() -> None:

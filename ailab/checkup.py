@@ -2,10 +2,11 @@
 
 Reads every segment once from its first byte and trusts nothing that another reader has computed: it needs neither DuckDB nor
 a catalogue, so it still answers where those do not. It writes nothing, not even a marker that was cut short, and takes no
-lock longer than it takes to see whether locks work. Of tables it hashes the bytes and believes what commit records say of them;
-`ailab verify` reads the tables themselves. One bad file costs its own finding and nothing else. The store may be written to
-meanwhile: a torn last line of a living writer is normal and is no finding. Not asked here: whether every blob has the bytes of
-its name; only whether those that runs refer to are there, artifacts in their right size.
+lock longer than it takes to see whether locks work. Of tables it hashes the bytes and believes what commit records say of
+them; `ailab verify` reads the tables themselves. Where a server is set that runs are shipped to, it is asked what it lacks.
+One bad file costs its own finding and nothing else. The store may be written to meanwhile: a torn last line of a living
+writer is normal and is no finding. Not asked here: whether every blob has the bytes of its name; only whether those that runs
+refer to are there, artifacts in their right size.
 """
 
 from __future__ import annotations
@@ -143,6 +144,7 @@ def examine(path: str) -> Checkup:
     look.snapshots()
     look.machine = surroundings.machine(look.store, look.say)
     surroundings.settings_that_hold(look.say)
+    surroundings.servers(look.store, look.chosen, look.say)
     return look.checkup()
 
 

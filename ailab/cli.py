@@ -119,7 +119,7 @@ def _serve(call: Call, *, host: str, port: int | None, reload: bool, token_file:
         for line in told_elsewhere(host, url, settings.load(dir=call.dir)):
             say(line)
 
-    start(host=host, port=port, dir=call.dir, reload=reload, token_file=token_file, announce=announce)
+    start(host=host, port=port, dir=call.dir, reload=reload, token_file=token_file, announce=announce, waiting=say)
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------

@@ -198,11 +198,14 @@ def changes(screen: Screen, rows: Sequence[Change]) -> None:
 
 
 def shipped(screen: Screen, found: Shipped) -> None:
-    """What was sent to a server."""
+    """What was sent to a server, or that nothing was to be sent."""
+    nothing = "nothing of the rest" if found.refused else "nothing: everything is there already"
     screen.facts([
-        ("server", found.url), ("segments", f"{found.segments:,} wholly there"), ("files", f"{found.files:,} sent"),
-        ("sent", f"{size(found.bytes)} in {found.seconds:.1f} s"),
-        ("without an end", f"{found.waiting:,}" if found.waiting else None), ("refused", "\n".join(found.refused) or None),
+        ("server", found.url), ("sent", f"{size(found.bytes)} in {found.seconds:.1f} s" if found.bytes else nothing),
+        ("segments", f"{found.segments:,} to the end" if found.bytes else None),
+        ("files", f"{found.files:,}" if found.files else None),
+        ("without an end", f"{found.waiting:,}: more may come" if found.waiting else None),
+        ("refused", "\n".join(found.refused) or None),
     ])  # fmt: skip
 
 

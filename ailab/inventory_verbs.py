@@ -501,8 +501,8 @@ def _newest_change(actions: Actions) -> str:
 def sync(call: Call, url: str | None) -> None:
     """Send a server what it lacks of this store.
 
-    URL is the server's address, by default AILAB_API_URL. Segments go byte for byte, files by their SHA-256; what is there
-    already is not sent again, and both sides compare the whole. AILAB_TOKEN is shown where it is set.
+    URL is the server's address, by default AILAB_API_URL. Segments go byte for byte, files by their SHA-256; the server is asked
+    what it has, that is not sent again, and both sides compare the whole. AILAB_TOKEN is shown where it is set.
     """
     import tempfile
 

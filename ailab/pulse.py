@@ -1,4 +1,4 @@
-"""The one thread of a process beside its training: signs of life, use of the machine, printed lines.
+"""The one thread of a process beside its training: signs of life, use of the machine, printed lines, word of what is not shipped.
 
 It works for all open runs of the process, from the first one on; without an open run, or a reason to, it sleeps. Who calls: the
 recorder, when a run begins (`join`) and when the process ends (`stop`); the run, when it ends (`leave`).
@@ -157,6 +157,8 @@ class Pulse:
             for run in runs:
                 with _quietly(run):
                     self._beat(run)
+                with _quietly(run):
+                    run._tell_of_shipping(early=True)
 
     def _beat(self, run: Run) -> None:
         """Let a writer that said nothing since the last time say that it is there."""

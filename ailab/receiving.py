@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import events
+from . import commits, events
 from .errors import ConflictError, NotFoundError, RejectedError, StoreError
 from .segments import SILENCE_SECONDS, Envelope, stated_crc
 from .store import sync_folder
@@ -31,7 +31,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from .store import Store
 
@@ -55,6 +55,12 @@ class Received(msgspec.Struct, kw_only=True):
     segment: str
     bytes: int
     sha256: str
+
+
+class Lacking(msgspec.Struct):
+    """Segments of which fewer bytes are here than somebody else has, and how many are."""
+
+    missing: dict[str, int]
 
 
 class GapError(ConflictError):
@@ -123,6 +129,26 @@ class Receiver:
                 return _File(fd).received(name)
             finally:
                 os.close(fd)
+
+    def lacking(self, known: Mapping[str, int]) -> dict[str, int]:
+        """Which of these segments have fewer bytes here, as files or in tables, and how many they have.
+
+        Args:
+            known: bytes that somebody else has, by segment.
+        """
+        found: dict[str, int] = {}
+        for name, size in known.items():
+            there = 0
+            if _NAME.fullmatch(name):
+                with suppress(OSError):
+                    there = os.stat(self._store.segment_path(name)).st_size
+            if there < size:
+                found[name] = there
+        if found:
+            spans = commits.choose(commits.load(self._store)[0])
+            for name in found.keys() & spans.keys():
+                found[name] = max(found[name], spans[name][-1][1].end)
+        return {name: there for name, there in found.items() if there < known[name]}
 
     def take(self, name: str, offset: int, body: bytes, *, admin: bool, accepted: bool, accept: Callable[[], None]) -> Received:
         """Add a range of whole lines.

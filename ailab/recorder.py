@@ -129,6 +129,8 @@ def start_run(  # the habits of several trackers meet in this one call; all but 
             if note is not None or notes is not None:
                 run._write(events.NoteChanged(note=str(note if note is not None else notes)))
         if setting.api_url and run.store is not None:
+            with Edge(run, strict=False):
+                run._tell_of_shipping(before=True)
             with Edge(run):
                 _ship(run.store, setting)
         _register(run)

@@ -1,12 +1,16 @@
 """The same journal shipped to a server: whole lines of segments as they are written, and the files that they name.
 
-    python -m ailab.remote STORE URL      ships until everything is there and nobody writes any more
+    python -m ailab.remote STORE URL      ships until everything is there and no run is written any more
 
 Training writes its own segments in its own store, whatever becomes of the network; a process of its own reads them and sends byte
 ranges, each with its digest, and the server answers with how far the segment has come and the SHA-256 of all of it, which must be
 that of our own bytes. Nothing here is remembered that the server does not know better: after any end, of either side, the next
-shipping asks how far each segment has come, and goes on there. What is wholly there is noted in `cache/`, which only spares the
-question.
+shipping asks how far each segment has come, and goes on there; also of what was noted as wholly there (`outbox`), all of it in a
+question or two.
+
+What it ships: all that lies in the store's segments, of earlier runs too. How long: while a run of the store is written it goes
+on, also without an answer; behind the last one it ends as soon as all is there, and `BEHIND_S` after the server's last answer at
+the latest. A server that refuses ends it at once. How it went stands in the outbox, where training and `ailab doctor` find it.
 """
 
 from __future__ import annotations
@@ -24,23 +28,30 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from . import background, blobs, claims
-from .errors import AilabError, RefusedError, SettingError, StoreError
-from .receiving import RANGE_MAX, Received
+from .errors import AilabError, RefusedError, StoreError
+from .outbox import Outbox, plain_url
+from .receiving import RANGE_MAX, Lacking, Received
 from .segments import Segment, writer_alive
-from .store import Store, open_store
+from .store import Store, open_store, run_of_segment, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from .outbox import State
 
 TIMEOUT_S = 30.0
 LOOK_S = 0.5
 """Time between two looks for new lines."""
 QUIET_S = 5.0
-"""So long after the last line, and after the last writer is gone, the process ends."""
+"""So long after the last line, and after the last run has ended, the process ends: the next run of a loop begins within it."""
 WAITS_S = (0.5, 1, 2, 5, 10, 30)
 """Pauses while the server is away; the last one again and again."""
-GIVE_UP_S = 6 * 3600.0
-"""So long without an answer the process ends; the next run or `ailab sync` goes on."""
+BEHIND_S = 60.0
+"""So long without an answer, and without a run that is written, the process ends; the next run or `ailab sync` goes on."""
+TOLD_S = 10.0
+"""How often it is told how far things have come, while nothing else changes."""
+MANY = 5000
+"""So many names are asked for at once."""
 _DIGITS = bytes(ord("x") if chr(byte) in "0123456789abcdef" else ord(" ") for byte in range(256))
 _DIGEST = b"x" * 64
 
@@ -60,7 +71,7 @@ class Shipped(msgspec.Struct, kw_only=True):
 
 
 class Away(Exception):  # noqa: N818  (it says what is, and never leaves this module)
-    """The server does not answer now."""
+    """The server takes nothing now; the words are what it does, as in `does not answer (…)`."""
 
     def __init__(self, why: str, wait_s: float | None = None) -> None:
         super().__init__(why)
@@ -74,16 +85,8 @@ class _Answer(msgspec.Struct):
     hint: str | None = None
 
 
-def plain_url(url: str) -> str:
-    """The server's address: a URL that ends in /api/modellab means the server before it.
-
-    Raises:
-        SettingError: it is no http or https URL.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise SettingError(f"api_url {url[:100]!r} is not allowed", hint="allowed: http://lab:8000, https://lab.example")
-    return url.rstrip("/").removesuffix("/api/modellab").rstrip("/")
+_JSON = {"Content-Type": "application/json"}
+_TOKEN_HINT = "`ailab token create --role writer` at the server makes a token, AILAB_TOKEN (or token=) shows it"  # noqa: S105
 
 
 class Client:
@@ -92,10 +95,15 @@ class Client:
     Args:
         url: the server's address.
         token: an access token, where one is needed.
+        timeout_s: how long it may be silent.
+
+    Raises:
+        SettingError: the URL is none.
     """
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, timeout_s: float = TIMEOUT_S) -> None:
         self.url = plain_url(url)
+        self._timeout_s = timeout_s
         self._parts = urlsplit(self.url)
         self._token = token
         self._connection: http.client.HTTPConnection | None = None
@@ -119,21 +127,39 @@ class Client:
             content = answer.read()
         except (OSError, http.client.HTTPException) as problem:
             self.close()
-            raise Away(str(problem) or type(problem).__name__) from problem
+            raise Away(f"does not answer ({str(problem) or type(problem).__name__})") from problem
         told = {name.lower(): value for name, value in answer.getheaders()}
         if answer.will_close:
             self.close()
         if answer.status in {429, 500, 502, 503, 504}:
             wait = told.get("retry-after", "")
-            raise Away(f"{answer.status} {_said(content)}", float(wait) if wait.isdigit() else None)
-        if answer.status in {401, 403}:
-            raise RefusedError(f"{self.url} refuses: {_said(content)}", hint="set AILAB_TOKEN to a writer's token")
+            raise Away(f"answers {answer.status} {_said(content) or answer.reason}", float(wait) if wait.isdigit() else None)
+        if answer.status in {401, 403, 421}:
+            raise self._refusal(answer.status, content)
+        if "json" not in told.get("content-type", ""):
+            said = f"{answer.status} {answer.reason} to {method} {path.partition('?')[0]}"
+            hint = f"it points to {told['location'][:200]}" if "location" in told else "check the address, and proxies before it"
+            raise RefusedError(f"{self.url} does not answer as an ailab server does: {said}", hint=hint)
         return answer.status, content, told
+
+    def _refusal(self, status: int, content: bytes) -> RefusedError:
+        """Why nothing of ours is taken, and what to do: a token that is wrong is replaced by a right one."""
+        about = _about(content)
+        hint = about.hint or ""
+        if status == 401:  # noqa: PLR2004
+            hint = (
+                f"AILAB_TOKEN has a token that was revoked, or is of another server; {_TOKEN_HINT}"
+                if self._token
+                else _TOKEN_HINT
+            )
+        elif "it needs" in hint:  # another role, or no project
+            hint = f"{hint}; {_TOKEN_HINT}"
+        return RefusedError(f"{self.url} refuses: {about.detail or status}", hint=hint)
 
     def _connected(self) -> http.client.HTTPConnection:
         if self._connection is None:
             kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-            self._connection = kind(str(self._parts.hostname), self._parts.port, timeout=TIMEOUT_S)
+            self._connection = kind(str(self._parts.hostname), self._parts.port, timeout=self._timeout_s)
             self._connection.connect()
             sock = self._connection.sock
             if sock is not None:
@@ -149,10 +175,49 @@ class Client:
             self._connection = None
 
 
-def _said(content: bytes) -> str:
+def _about(content: bytes) -> _Answer:
     with suppress(msgspec.DecodeError):
-        return msgspec.json.decode(content, type=_Answer).detail
-    return content[:200].decode("utf-8", "replace")
+        return msgspec.json.decode(content, type=_Answer)
+    return _Answer()
+
+
+def _said(content: bytes) -> str:
+    return _about(content).detail
+
+
+def lacking(client: Client, known: Mapping[str, int]) -> dict[str, int]:
+    """Which of these segments a server has fewer bytes of than these, and how many it has.
+
+    Raises:
+        Away: the server does not answer now.
+        RefusedError: it refuses.
+    """
+    found: dict[str, int] = {}
+    names = list(known)
+    for start in range(0, len(names), MANY):
+        some = {name: known[name] for name in names[start : start + MANY]}
+        status, content, _ = client.ask("POST", "/journal/missing", msgspec.json.encode({"segments": some}), _JSON)
+        if status != 200:  # noqa: PLR2004  (an older server; each of them is asked for singly)
+            return dict.fromkeys(known, 0)
+        found.update(msgspec.json.decode(content, type=Lacking).missing)
+    return found
+
+
+def ask_what_lacks(url: str, token: str | None, known: Mapping[str, int], *, timeout_s: float) -> dict[str, int]:
+    """The same of a server that may be away, for somebody who waits.
+
+    Raises:
+        StoreError: it does not answer in time.
+        RefusedError: it refuses.
+        SettingError: the URL is none.
+    """
+    client = Client(url, token, timeout_s)
+    try:
+        return lacking(client, known)
+    except Away as problem:
+        raise StoreError(f"the server {problem}", path=client.url) from problem
+    finally:
+        client.close()
 
 
 class _Going:
@@ -184,8 +249,13 @@ class Shipper:
         self._refused: dict[str, str] = {}
         self._wanted: set[str] = set()
         self._there: set[str] = set()
-        self._note = os.path.join(store.cache, f"shipped-{hashlib.sha256(client.url.encode()).hexdigest()[:16]}")
-        self._done = self._noted()
+        self._done: set[str] = set()
+        self._ended: dict[str, int] = {}
+        self._over: dict[str, int] = {}
+        self._recalled = False
+        self._box = Outbox(store, client.url)
+        self._told: tuple[object, ...] = ()
+        self._told_at = 0.0
 
     # -- one look ----------------------------------------------------------------------------------------------------
 
@@ -197,21 +267,61 @@ class Shipper:
             RefusedError: the server refuses.
         """
         before = self.shipped.bytes
+        self.recall()
         for name in self.store.segment_names():
             self.segment(name, self.store.segment_path(name))
         self._files()
+        self._note_ended()
         self.shipped.waiting = len(self._going)
         self.shipped.refused = sorted(f"{name}: {why}" for name, why in self._refused.items())
         return self.shipped.bytes > before
 
+    def recall(self) -> None:
+        """Ask, once, whether what was noted as wholly there still is; what is not is shipped again."""
+        if self._recalled:
+            return
+        noted = self._box.noted()
+        lost = lacking(self.client, noted)
+        if lost:
+            self._box.forget(lost)
+        self._done = noted.keys() - lost.keys()
+        self._recalled = True
+
+    def tell(self, state: State, said: str = "", hint: str = "") -> None:
+        """Keep how it goes where others find it, at once or, where only bytes went, after a while."""
+        sent = {**{one.name: one.sent for one in self._going.values() if one.sent}, **self._ended}
+        now, news = time.monotonic(), (state, said)
+        if news != self._told or now - self._told_at > TOLD_S:
+            self._told, self._told_at = news, now
+            self._box.tell(state, said, hint, sent=sent)
+
+    def tell_shipped(self, state: State) -> None:
+        """The same of what went well, unless something was not taken."""
+        if self.shipped.refused:
+            first, *more = self.shipped.refused
+            said = f"{self.client.url} does not take {first}" + (f", and {len(more)} more" if more else "")
+            self.tell("partly", said, "`ailab sync` lists what is not taken")
+        else:
+            self.tell(state)
+
     def living(self) -> bool:
-        """Whether one of the segments under way has a writer that lives."""
-        return any(self._is_written(one) for one in self._going.values())
+        """Whether a run of the store is being written; writers without a run, such as a server here, are not waited for."""
+        for name in self.store.segment_names():
+            if run_of_segment(name) is None or name in self._done:
+                continue
+            path = self.store.segment_path(name)
+            size = size_of(path)
+            if self._over.get(name) == size:
+                continue
+            if self._is_written(name, path):
+                return True
+            self._over[name] = size
+        return False
 
     @staticmethod
-    def _is_written(one: _Going) -> bool:
-        segment = Segment(one.name, one.path)
-        with suppress(OSError), open(one.path, "rb") as file:
+    def _is_written(name: str, path: str) -> bool:
+        segment = Segment(name, path)
+        with suppress(OSError), open(path, "rb") as file:
             segment.feed(file.read(65536).rpartition(b"\n")[0] + b"\n")
             return writer_alive(segment)
         return False
@@ -242,7 +352,7 @@ class Shipper:
             one.asked = True
             return True
         if status != 200:  # noqa: PLR2004
-            self._refuse(one, _said(content))
+            self._refuse(one, f"{status} {_said(content)}")
             return False
         there = msgspec.json.decode(content, type=Received)
         left, end = there.bytes, b""
@@ -259,12 +369,16 @@ class Shipper:
     def _send(self, one: _Going, body: bytes) -> bool:
         """Send a range; return whether it is there now, next to the bytes before it."""
         digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
-        status, content, _ = self.client.ask(
+        status, content, told = self.client.ask(
             "PUT", f"/journal/{quote(one.name)}?offset={one.sent}", body,
             {"Content-Type": "application/octet-stream", "Content-Digest": f"sha-256=:{digest}:"},
         )  # fmt: skip
+        if status == 409 and int(told.get("x-bytes", one.sent)) < one.sent:  # noqa: PLR2004
+            self._going.pop(one.name, None)
+            self._recalled = False
+            raise Away("has less than it had", 0.0)
         if status != 200:  # noqa: PLR2004
-            self._refuse(one, _said(content))
+            self._refuse(one, f"{status} {_said(content)}")
             return False
         there = msgspec.json.decode(content, type=Received)
         one.sha.update(body)
@@ -282,12 +396,18 @@ class Shipper:
         self._going.pop(one.name, None)
 
     def _end(self, one: _Going) -> None:
-        """Note a segment that ended and is wholly there."""
+        """A segment that ended and is wholly there."""
         if is_ended(one.path):
             self._going.pop(one.name, None)
             self._done.add(one.name)
+            self._ended[one.name] = one.sent
             self.shipped.segments += 1
-            self._write_note(one.name)
+
+    def _note_ended(self) -> None:
+        """Note what ended, now that the files that it names are there too; where one was not taken, all of it is tried again."""
+        if self._ended and not any(name.startswith("file ") for name in self._refused):
+            self._box.note(self._ended)
+            self._ended.clear()
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -297,9 +417,9 @@ class Shipper:
         for start in range(0, len(wanted), 5000):
             some = wanted[start : start + 5000]
             body = msgspec.json.encode({"sha256": some})
-            status, content, _ = self.client.ask("POST", "/blobs/missing", body, {"Content-Type": "application/json"})
+            status, content, _ = self.client.ask("POST", "/blobs/missing", body, _JSON)
             if status != 200:  # noqa: PLR2004
-                raise Away(_said(content))
+                raise Away(f"answers {status} {_said(content)}")
             missing = set(msgspec.json.decode(content)["missing"])
             self._there.update(set(some) - missing)
             for digest in sorted(missing):
@@ -316,23 +436,8 @@ class Shipper:
             self.shipped.files += 1
             self.shipped.bytes += size
         else:
-            self._refused[f"file {digest}"] = _said(content)
+            self._refused[f"file {digest}"] = f"{status} {_said(content)}"
             self._wanted.discard(digest)
-
-    # -- what is known -----------------------------------------------------------------------------------------------
-
-    def _noted(self) -> set[str]:
-        try:
-            with open(self._note, encoding="ascii", errors="replace") as file:
-                return {line[:-1] for line in file if line.endswith("\n")}
-        except OSError:
-            return set()
-
-    def _write_note(self, name: str) -> None:
-        with suppress(OSError):  # it spares a question, and nothing else
-            os.makedirs(self.store.cache, exist_ok=True)
-            with open(self._note, "a", encoding="ascii") as file:
-                file.write(name + "\n")
 
 
 def _digests_in(data: bytes) -> Iterator[str]:
@@ -398,44 +503,60 @@ def sync(
     try:
         for wait in (*WAITS_S[:3], None):
             try:
+                shipper.recall()
                 for name, path in others:
                     shipper.segment(name, path)
                 shipper.ship()
                 break
             except Away as problem:
                 if wait is None:
-                    raise StoreError(f"the server does not answer ({problem})", path=client.url) from problem
+                    raise StoreError(f"the server {problem}", path=client.url) from problem
                 time.sleep(wait if problem.wait_s is None else min(problem.wait_s, WAITS_S[-1]))
     finally:
         client.close()
+    if Outbox(store, client.url).outcome() is not None:  # of servers that trainings ship to
+        shipper.tell_shipped("there")
     shipper.shipped.seconds = round(time.monotonic() - began, 3)
     return shipper.shipped
 
 
 def follow(store: Store, url: str, token: str | None, beat: Callable[[], bool] = lambda: True) -> None:
-    """Send what is written, as it is written, until everything is there and nobody writes any more, or somebody else does it."""
+    """Send what is written, as it is written, until everything is there and no run is written any more, or somebody else does it.
+
+    Behind the last run it goes on for as long as the server takes something, and ends `BEHIND_S` after its last answer.
+
+    Raises:
+        RefusedError: the server refuses.
+    """
     shipper = Shipper(store, Client(url, token))
-    failures, quiet_since, answered_at = 0, time.monotonic(), time.monotonic()
+    failures, again_at = 0, 0.0
+    answered_at = lived_at = busy_at = time.monotonic()
     while beat():
+        lives = shipper.living()  # before the look, so that what a run wrote last is sent when it is found to have ended
+        now = time.monotonic()
+        lived_at = now if lives else lived_at
         try:
-            is_new = shipper.ship()
+            if now >= again_at:
+                is_new = shipper.ship()
+                failures, answered_at = 0, time.monotonic()
+                busy_at = answered_at if is_new or lives else busy_at
+                shipper.tell_shipped("sending")
         except Away as problem:
-            if time.monotonic() - answered_at > GIVE_UP_S:
-                return
             usual = WAITS_S[min(failures, len(WAITS_S) - 1)]
             failures += 1
-            time.sleep(usual if problem.wait_s is None else max(LOOK_S, min(problem.wait_s, 900.0)))
-            continue
-        failures, answered_at = 0, time.monotonic()
-        if is_new or shipper.living():
-            quiet_since = time.monotonic()
-        elif time.monotonic() - quiet_since > QUIET_S:
+            again_at = time.monotonic() + (usual if problem.wait_s is None else max(LOOK_S, min(problem.wait_s, 900.0)))
+            shipper.tell("away", f"{shipper.client.url} {problem}")
+        now = time.monotonic()
+        if failures and now - max(lived_at, answered_at) > BEHIND_S:
+            return
+        if not failures and now - busy_at > QUIET_S:
+            shipper.tell_shipped("there")
             return
         time.sleep(LOOK_S)
 
 
 def main(path: str, url: str) -> None:
-    """Follow a store; what goes wrong for good is written to `cache/`, where `ailab doctor` and people find it."""
+    """Follow a store; what ends that is kept in the outbox, since nobody reads what this process prints."""
     store = open_store(path, create=False)
     background.step_back()
     claim = claims.take(store, background.shipping_claim(url))
@@ -444,9 +565,13 @@ def main(path: str, url: str) -> None:
     with claim:
         try:
             follow(store, url, os.environ.get("AILAB_TOKEN"), claim.beat)
-        except AilabError as problem:
-            with suppress(OSError), open(os.path.join(store.cache, "shipping.txt"), "w", encoding="utf-8") as file:
-                file.write(f"{problem}\n")
+        except (AilabError, OSError, msgspec.MsgspecError) as problem:
+            state: State = "refused" if isinstance(problem, RefusedError) else "failed"
+            said = problem.message if isinstance(problem, RefusedError) else f"shipping to {url} failed: {problem}"
+            box = Outbox(store, url)
+            before = box.outcome()
+            hint = problem.hint if isinstance(problem, AilabError) else ""
+            box.tell(state, said, hint, sent=before.sent if before is not None else {})
 
 
 if __name__ == "__main__":

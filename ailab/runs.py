@@ -109,6 +109,7 @@ class Run:
         self.summary = Summary(self)
         self._setting = setting
         self._pid = os.getpid()
+        self._began_at = time.time()
         self._outer: Run | None = None
         self._captured: threading.Thread | None = None
         self._owed: list[Callable[[], None]] = []
@@ -366,6 +367,9 @@ class Run:
             self._writer.seal(final=final)
             if self._writer.dropped:
                 self._say(f"run {self.id}: {self._writer.dropped} points could not be written")
+            if not final:
+                with Edge(self, strict=False):  # what becomes of the network fails no run
+                    self._tell_of_shipping()
             if self._setting.auto_compact and not final:
                 self._compact_in_time(self._writer.store)
         if self._own_wandb:
@@ -380,6 +384,27 @@ class Run:
                 raise
             text = told(problem, "segments are not compacted until `ailab compact` is called")
             say(text, once=text, silent=self._setting.silent)
+
+    def _tell_of_shipping(self, *, before: bool = False, early: bool = False) -> None:
+        """Say, once a process, that a server does not take what is shipped, as far as that is known now; nobody is waited for.
+
+        Args:
+            before: the run begins: what is known is of earlier ones.
+            early: it goes on, so a server that was away for a moment is not worth a word.
+        """
+        url = self._setting.api_url
+        once = f"not shipped to {url}"
+        if not url or self.store is None or once in _said:
+            return
+        from . import outbox
+
+        text = outbox.trouble(self.store, url, after=0.0 if before else self._began_at, early=early)
+        if text:
+            say(
+                f"before this run {text}" if before else text,
+                once=f"before, {once}" if before else once,
+                silent=self._setting.silent,
+            )
 
     def _wait_for_capture(self, seconds: float) -> None:
         if self._captured is not None:

@@ -4,8 +4,8 @@ On loopback nobody needs a token: a request is anonymous, and may do all, if its
 AILAB_TRUSTED_PROXIES, the Host that it names is local, and no proxy says that it passed it on. Every other request shows a
 token, as `Authorization: Bearer TOKEN` or, for browsers, as the password of Basic; its SHA-256 is looked up, so comparing takes
 no longer for a better guess. Roles: a reader may ask, a writer may change things, an admin may all. A token of one project
-reaches nothing outside it. What a peer may do off loopback is counted for each token and address in windows of a quarter of an
-hour; counts live in memory, and begin anew with the server.
+reaches nothing outside it; one that is revoked counts no more within a second. What a peer may do off loopback is counted for
+each token and address in windows of a quarter of an hour; counts live in memory, and begin anew with the server.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import msgspec
 from ailab import inventory
 from ailab.actions import token_digest
 from ailab.errors import NotFoundError
+from ailab.inventory import TokenView  # noqa: TC001  (msgspec reads the annotations of Structs at run time)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from ailab.views import Lab
 
 WINDOW_S = 900.0
+KNOWN_S = 0.7
+"""So long a token that counted counts on without a question."""
+LOOK_UP_S = 60.0
+"""So long it is not looked up again while no segment that may tell of tokens grows: who ships shows it with each range, and to
+look it up takes in all that came meanwhile, which is slower than the shipping."""
+KNOWN_MAX = 10_000
 ROLES = {"none": 0, "reader": 1, "writer": 2, "admin": 3}
 LIMITS = {"writes": 100, "uploads": 20, "journal": 4 << 30, "failures": 30}
 """In a window, for a writer: changes, uploads, bytes of journals; and tokens that are none, for an address."""
@@ -75,27 +82,56 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
         return given if self.project is None else self.project
 
 
+class _Known(msgspec.Struct):
+    """A token that counted when it was looked up, at `found_at`, and when it was last asked whether that may have changed."""
+
+    token: TokenView
+    marks: object
+    found_at: float
+    asked_at: float
+
+
 class Tokens:
     """Looks tokens up: those of the store, and the one of `--token-file`.
 
     Args:
         lab: gives the catalogue, fresh enough.
         admin: SHA-256 of the admin token of this server, if it has one.
+        marks: what is another thing as soon as tokens were made or revoked, told without reading events.
     """
 
-    def __init__(self, lab: Callable[[], Lab], admin: str | None) -> None:
+    def __init__(self, lab: Callable[[], Lab], admin: str | None, marks: Callable[[], object]) -> None:
         self._lab = lab
         self._admin = admin
+        self._marks = marks
+        self._known: dict[str, _Known] = {}
 
     def find(self, text: str, address: str) -> Actor | None:
         """Who shows this token; None where it is none that counts."""
         digest = token_digest(text)
         if digest == self._admin:
             return Actor(role="admin", by="token-file", token="token-file", address=address)  # noqa: S106  (its id)
-        found = inventory.token_of(self._lab(), digest)
+        found = self._look_up(digest)
         if found is None:
             return None
         return Actor(role=found.role, by=found.name, token=found.token, project=found.project_id, address=address)
+
+    def _look_up(self, digest: str) -> TokenView | None:
+        """The token of this digest, as it was within `KNOWN_S`; one that does not count is looked up each time."""
+        now, known = time.monotonic(), self._known.get(digest)
+        if known is not None and now - known.asked_at < KNOWN_S:
+            return known.token
+        marks = self._marks()  # before the look, so that what comes between the two is seen at the next one
+        if known is not None and known.marks == marks and now - known.found_at < LOOK_UP_S:
+            known.asked_at = now
+            return known.token
+        found = inventory.token_of(self._lab(), digest)
+        self._known.pop(digest, None)
+        if found is not None:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            self._known[digest] = _Known(found, marks, now, now)
+        return found
 
     def any(self) -> bool:
         """Whether some token counts."""
@@ -162,14 +198,17 @@ class Limits:
         self._clock = clock
         self._counts: dict[tuple[str, str, str], tuple[float, int]] = {}
 
+    def most(self, actor: Actor, what: str) -> int:
+        """How much of something somebody may do in a window."""
+        return self._limits[what] * (ADMIN_FACTOR if actor.role == "admin" else 1)
+
     def take(self, actor: Actor, what: str, amount: int = 1) -> float | None:
         """Count something; return the seconds to wait where it is too much, and then it is not counted."""
-        factor = ADMIN_FACTOR if actor.role == "admin" else 1
         now, key = self._clock(), (what, actor.token or "", actor.address)
         began, used = self._counts.get(key, (now, 0))
         if now - began >= WINDOW_S:
             began, used = now, 0
-        if used + amount > self._limits[what] * factor and used:
+        if used + amount > self.most(actor, what) and used:
             return began + WINDOW_S - now
         if len(self._counts) >= self.KEYS_MAX:
             self._counts = {k: v for k, v in self._counts.items() if now - v[0] < WINDOW_S}

@@ -148,7 +148,7 @@ def create_app(dir: str | os.PathLike[str] | None = None, *, admin_token: str | 
         assert isinstance(app, Server)  # noqa: S101  (made below)
         app.guard.rules = Rules.load(setting)
         app.state.catalogue = Catalogue(setting)
-        app.guard.tokens = Tokens(app.state.catalogue.lab, admin_token)
+        app.guard.tokens = Tokens(app.state.catalogue.lab, admin_token, app.state.catalogue.marks_of_tokens)
         resting = asyncio.create_task(_rest(app.state.catalogue))
         try:
             yield
@@ -189,6 +189,7 @@ def serve(
     reload: bool = False,
     token_file: str | os.PathLike[str] | None = None,
     announce: Callable[[str], object] = print,
+    waiting: Callable[[str], object] = lambda _words: None,
 ) -> str:
     """Serve a store until interrupted or terminated; return the URL that was served.
 
@@ -199,6 +200,8 @@ def serve(
         reload: start anew whenever the source of ailab changes.
         token_file: a file that holds one admin token, for a server whose store has none yet.
         announce: called with the URL once requests are answered; it works on this machine. `told_elsewhere` has those for others.
+        waiting: called with a sentence when the server was told to stop and does not end at once: what it waits for, how long at
+            most, and how to end that.
 
     Raises:
         RefusedError: the host is not loopback, and there is no token.
@@ -221,7 +224,7 @@ def serve(
     if reload:
         _serve_reloading(listener, store.path, url, admin, rules=rules, announce=announce)
     else:
-        _Announcing(create_app(store.path, admin_token=admin), rules, lambda: announce(url)).run(sockets=[listener])
+        _Announcing(create_app(store.path, admin_token=admin), rules, lambda: announce(url), waiting).run(sockets=[listener])
     return url
 
 
@@ -296,10 +299,11 @@ def _config(app: Any, rules: Rules, **more: Any) -> uvicorn.Config:
 class _Announcing(uvicorn.Server):
     """Says when requests are answered, and ends in order: streams, requests, connections, store; an interrupt is no error."""
 
-    def __init__(self, app: Server, rules: Rules, announce: Callable[[], object]) -> None:
+    def __init__(self, app: Server, rules: Rules, announce: Callable[[], object], waiting: Callable[[str], object]) -> None:
         super().__init__(_config(app, rules))
         self._app = app
         self._announce = announce
+        self._waiting = waiting
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -311,13 +315,18 @@ class _Announcing(uvicorn.Server):
         self._app.state.catalogue.news.end()  # nobody waits for a stream that would go on
         now = asyncio.get_running_loop().time
         ending, until = asyncio.create_task(super().shutdown(sockets=sockets)), now() + GRACE_S
+        await asyncio.wait([ending], timeout=LOOK_S)
+        under_way = len(self.server_state.tasks)
+        if not self.force_exit and (under_way or self.server_state.connections):
+            held = f"{_requests(under_way)} under way" if under_way else "connections that clients keep open"
+            self._waiting(f"stopping: {held} may take {GRACE_S:g} s more; Ctrl-C again stops at once")
         while not (ending.done() or self.force_exit) and now() < until:
             await asyncio.wait([ending], timeout=LOOK_S)
         if tasks := list(self.server_state.tasks):
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=FORCED_S)
-            _log.warning("%d requests under way were ended", len(tasks))
+            _log.warning("%s under way %s ended", _requests(len(tasks)), "was" if len(tasks) == 1 else "were")
         if not ending.done():  # uvicorn waits for connections too, whose clients may stay
             ending.cancel()
             await asyncio.wait([ending])
@@ -330,6 +339,10 @@ class _Announcing(uvicorn.Server):
             super().run(sockets=sockets)
         except KeyboardInterrupt:  # uvicorn raises the signal again after its own shutdown
             return
+
+
+def _requests(number: int) -> str:
+    return "1 request" if number == 1 else f"{number} requests"
 
 
 def _serve_reloading(

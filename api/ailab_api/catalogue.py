@@ -13,12 +13,12 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ailab import inventory, queries
+from ailab import events, inventory, queries
 from ailab.actions import Actions
 from ailab.errors import AilabError, StoreError
 from ailab.receiving import Receiver, check_name
 from ailab.sandbox import Sandbox
-from ailab.store import find_store, open_store
+from ailab.store import find_store, open_store, run_of_segment
 from ailab.views import Lab
 
 from .contract import actor, named
@@ -105,6 +105,20 @@ class Catalogue:
     def touch(self) -> None:
         """Let the next question see what was written a moment ago by another door than the actions."""
         self._lab.refreshed_at = 0.0
+
+    def marks_of_tokens(self) -> tuple[object, ...]:
+        """What is another thing as soon as a token was made or revoked, without reading an event.
+
+        Both are written to segments without a run: names and sizes of those that others write, and how many of these events this
+        server wrote itself, whose own segment grows with every segment that is shipped to it.
+        """
+        found = [self._actions.appended[kind] for kind in (events.TokenCreated.kind, events.TokenRevoked.kind)]
+        sizes = set()
+        for name in self.store.segment_names():
+            if run_of_segment(name) is None and name != self._actions.segment:
+                with suppress(FileNotFoundError):  # in tables since it was listed
+                    sizes.add((name, os.stat(self.store.segment_path(name)).st_size))
+        return (*found, frozenset(sizes))
 
     @contextmanager
     def acting(self, actor: Actor) -> Iterator[Actions]:

@@ -180,7 +180,20 @@ def charge(connection: ASGIConnection[Any, Any, Any, Any], what: str, amount: in
         wait = connection.app.guard.limits.take(found, what, amount)  # type: ignore[attr-defined]  # ours
         if wait is not None:
             seen_of(connection.scope).refused = what
-            raise errors.TooManyError(what, wait)
+            most = connection.app.guard.limits.most(found, what)  # type: ignore[attr-defined]  # ours
+            said, advice = _LIMITED[what]
+            raise errors.TooManyError(f"{said.format(most=most)} in a quarter of an hour", wait, advice=advice)
+
+
+_LIMITED = {
+    "writes": (
+        "changes: {most:,} are allowed",
+        "a request is one change however many events are in it: send more of them at once to POST /runs/{run_id}/events",
+    ),
+    "uploads": ("uploads: {most:,} are allowed", "`ailab sync` sends files with the journal, where bytes are counted"),
+    "journal": ("bytes of journals and their files: {most:,} are allowed", "`ailab sync` goes on where it was"),
+}
+"""By what is counted: what is too much of it, with the limit, and how to need less."""
 
 
 def actor(connection: ASGIConnection[Any, Any, Any, Any]) -> Actor:

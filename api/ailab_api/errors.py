@@ -32,10 +32,10 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class TooManyError(AilabError):
-    """The limit of a window is reached; `wait` is how many seconds are left of it."""
+    """A limit is reached; `wait` is in how many seconds to come again, `advice` how to need less of it."""
 
-    def __init__(self, what: str, wait: float) -> None:
-        super().__init__(f"too many {what}", hint=f"wait {max(1, round(wait))} s")
+    def __init__(self, what: str, wait: float, *, advice: str = "") -> None:
+        super().__init__(f"too many {what}", hint=f"wait {max(1, round(wait))} s" + (f"; {advice}" if advice else ""))
         self.wait = wait
 
 

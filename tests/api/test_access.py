@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 
 import pytest
 from test_guard import body_of
 
-from ailab import views
+from ailab import settings, views
 from ailab.actions import Actions
 from ailab.bodies import NewToken
-from ailab_api.access import LIMITS, Actor, Limits
+from ailab.store import open_store
+from ailab_api.access import LIMITS, Actor, Limits, Tokens
+from ailab_api.catalogue import Catalogue
 
 CANARY = ("run-c", "run-x", "run-w", "run-big")
 """Words that only things outside of project iris have."""
@@ -266,6 +269,60 @@ def test_a_server_for_others_needs_a_token(tokens, tmp_path):
         serve(dir=tmp_path / "lab", token_file=tmp_path / "nothing")
 
 
+# -- tokens that come and go -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def looked_up(tmp_path):
+    """(a server's hold on a store, the text of a token of it, a way to revoke that as another process does)."""
+    place = str(tmp_path / "lab")
+    with Actions(views.open_lab(open_store(place, create=True).path), via="cli") as actions:
+        text = actions.create_token(NewToken(role="writer", name="ci")).text
+    catalogue = Catalogue(settings.Settings(dir=place))
+
+    def revoke():
+        with Actions(views.open_lab(place), via="cli") as actions:
+            actions.revoke_token("ci")
+
+    yield catalogue, text, revoke
+    catalogue.close()
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_revoked_token_counts_no_more(looked_up, monkeypatch, deaf):
+    """Once the moment is over in which it is not asked for anew. Control: who does not see that segments grew, lets it in."""
+    catalogue, text, revoke = looked_up
+    monkeypatch.setattr("ailab_api.access.KNOWN_S", 0.0)
+    monkeypatch.setattr("ailab_api.catalogue.MAX_AGE_S", 0.0)
+    tokens = Tokens(catalogue.lab, None, (lambda: ()) if deaf else catalogue.marks_of_tokens)
+    assert tokens.find(text, "10.0.0.7").by == "ci"
+    revoke()
+    assert (tokens.find(text, "10.0.0.7") is None) is not deaf
+
+
+def test_a_token_that_is_shown_with_every_range_costs_no_look_at_the_store(tmp_path, looked_up):
+    """Shipping is as fast with a token as without: what has come is taken into the views when somebody asks for it."""
+    from live import launch
+    from test_shipping import forged, line
+
+    catalogue, text, _ = looked_up
+    live = launch(tmp_path, dir=catalogue.store.path)
+
+    def refreshes():
+        found = live.get("/metrics").text
+        return int(next(row for row in found.splitlines() if row.startswith("ailab_view_refresh_seconds_count")).split()[1])
+
+    name, body, crc = forged("evil")
+    head = {"Authorization": f"Bearer {text}", "Content-Type": "application/octet-stream"}
+    before, at = refreshes(), 0
+    for seq in range(1, 61):
+        assert live.ask("PUT", f"/journal/{name}?offset={at}", head, body).status == 200
+        at += len(body)
+        body, crc = line(seq, "metrics.logged", {"values": {"x": seq}}, crc, run="evil")
+    assert refreshes() - before < 30
+    live.end()
+
+
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 
@@ -295,8 +352,29 @@ def test_too_many_writes_are_told_when_to_come_again(tokens, tmp_path):
     assert (seen.count(200), seen[-2:]) == (LIMITS["writes"], [429, 429])
     answer = live.ask("PATCH", "/runs/run-a/note", head, b'{"note": "x"}')
     assert 0 < int(answer.header("retry-after")) <= 900
-    assert answer.json()["title"] == "too many requests"
+    problem = answer.json()
+    assert (problem["title"], problem["detail"]) == (
+        "too many requests",
+        "too many changes: 100 are allowed in a quarter of an hour",
+    )
+    assert "POST /runs/{run_id}/events" in problem["hint"]
     assert live.ask("GET", "/runs", head).status == 200
+    live.end()
+
+
+def test_many_events_in_one_request_are_one_change(tokens, tmp_path):
+    """What the 429 advises helps: 5,000 points in five requests leave 95 changes; a request for each of 100 leaves none."""
+    from live import launch
+
+    live = launch(tmp_path, dir=tokens[0], source=SOURCE)
+    head = {"Authorization": f"Bearer {tokens[1]['writer']}", "Content-Type": "application/json"}
+
+    def send(steps):
+        points = [{"kind": "metrics.logged", "data": {"values": {"loss": 1.0}, "step": step}} for step in steps]
+        return live.ask("POST", "/runs/run-w/events", head, json.dumps({"events": points}).encode()).status
+
+    assert {send(range(at, at + 1000)) for at in range(0, 5000, 1000)} == {201}
+    assert [send([step]) for step in range(96)][-2:] == [201, 429]
     live.end()
 
 

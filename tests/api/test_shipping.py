@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.server
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 
@@ -114,6 +116,95 @@ def test_what_is_in_tables_alone_comes_too(far, lab, tmp_path):
     done = remote.sync(far, live.url, None, others=restore.write_segments(far, str(tmp_path / "others")))
     assert done.segments == len(before)
     assert {name: lines_of(place, name) for name in before} == before
+
+
+@pytest.mark.parametrize("trusting", [False, True])
+def test_a_server_that_lost_its_store_is_sent_it_again(far, start, tmp_path, monkeypatch, trusting):
+    """What was noted as there is asked for before it is believed. Control: who trusts the note sends nothing."""
+    live = start(dir=tmp_path / "lab")
+    assert remote.sync(far, live.url, None).segments == 2
+    live.end()
+    live = start(dir=tmp_path / "another", port=live.url.rpartition(":")[2])
+    if trusting:
+        monkeypatch.setattr(remote, "lacking", lambda _client, _known: {})
+    done = remote.sync(far, live.url, None)
+    place = store.open_store(str(tmp_path / "another"), create=False)
+    if trusting:
+        assert (done.segments, done.bytes) == (0, 0)
+        return
+    assert (done.segments, done.files >= 2) == (2, True)
+    assert all(lines_of(place, name) == lines_of(far, name) for name in far.segment_names())
+
+
+def test_what_a_server_has_compacted_is_not_sent_again(far, lab, start):
+    """In its tables is as good as in a file; and what it has less of than its client is told."""
+    from ailab.views import compact
+
+    live, place = lab
+    remote.sync(far, live.url, None)
+    sizes = {name: len(lines_of(far, name)) for name in far.segment_names()}
+    live.end()  # it has their files open, as their writer would
+    compact.compact(place, grace_s=0.0, orphan_s=0.0)
+    live = start(dir=place.path, port=live.url.rpartition(":")[2])
+    assert [name for name in place.segment_names() if name in sizes] == []
+    done = remote.sync(far, live.url, None)
+    assert (done.segments, done.bytes) == (0, 0)
+    more = {name: size + 1 for name, size in sizes.items()}
+    asked = live.send("POST", "/journal/missing", {"segments": {**more, "../x": 5, forged()[0]: 7, "empty": 0}}).json()
+    name = next(name for name in asked["missing"] if name.endswith("_evil"))
+    assert asked["missing"] == {**sizes, "../x": 0, name: 0}
+
+
+def test_a_server_that_loses_its_store_meanwhile_is_sent_it_from_the_start(start, tmp_path):
+    """The run is still being written: what went before goes again."""
+    live = start(dir=tmp_path / "lab")
+    with ailab.start_run("far", id="far-3", dir=tmp_path / "far", capture="run") as run:
+        near = store.open_store(str(tmp_path / "far"), create=False)
+        client = remote.Client(live.url, None)
+        shipper = remote.Shipper(near, client)
+        run.log({"loss": 1.0}, step=1)
+        assert shipper.ship()
+        live.end()
+        live = start(dir=tmp_path / "another", port=live.url.rpartition(":")[2])
+        run.log({"loss": 0.5}, step=2)
+        for _ in range(2):  # the connection that broke, and the gap that the server finds
+            with pytest.raises(remote.Away):
+                shipper.ship()
+        assert shipper.ship()
+        client.close()
+        assert live.get("/runs/far-3/metrics").header("x-total-count") == "2"
+
+
+def test_files_are_sent_that_an_interrupted_shipping_left(far, lab):
+    """The segment was there and the file was not when the connection broke: the next shipping sends it."""
+    live, place = lab
+    digest = hashlib.sha256(b"weights" * 100).hexdigest()
+
+    class Breaks(remote.Client):
+        def ask(self, method, path, body=None, headers=None):
+            if (method, path.split("/")[1]) == ("PUT", "blobs"):
+                raise remote.Away("the connection broke")
+            return super().ask(method, path, body, headers)
+
+    client = Breaks(live.url, None)
+    with pytest.raises(remote.Away):
+        remote.Shipper(far, client).ship()
+    client.close()
+    assert {name for name in far.segment_names() if lines_of(place, name) == lines_of(far, name)} == set(far.segment_names())
+    assert not blobs.is_kept(place, digest)
+    assert remote.sync(far, live.url, None).bytes > 0
+    assert blobs.read_blob(place, digest) == b"weights" * 100
+
+
+def test_the_verb_says_in_words_what_was_sent(far, lab):
+    """And that nothing was, because everything is there."""
+    live, _ = lab
+    command = [sys.executable, "-m", "ailab", "sync", live.url, "--dir", far.path]
+    said = [
+        subprocess.run(command, env=environment(), capture_output=True, text=True, check=True, timeout=60).stdout for _ in "12"
+    ]
+    assert re.search(r"sent +[\d.]+ kB in [\d.]+ s\nsegments +2 to the end\nfiles +\d+\n", said[0]), said[0]
+    assert re.search(r"sent +nothing: everything is there already\n$", said[1]), said[1]
 
 
 def test_training_ships_while_it_runs_and_the_server_is_killed(start, tmp_path):
@@ -291,12 +382,14 @@ def tokens_afar(tmp_path):
     from test_access import PATIENT, SOURCE
 
     from ailab.actions import Actions
-    from ailab.bodies import NewToken
+    from ailab.bodies import NewProject, NewToken
 
     place = store.open_store(str(tmp_path / "lab"), create=True)
     opened = views.open_lab(place.path)
     with Actions(opened, via="cli") as actions:
         texts = {role: actions.create_token(NewToken(role=role, name=role)).text for role in ("writer", "admin", "reader")}
+        actions.create_project(NewProject(name="iris"))
+        texts["iris"] = actions.create_token(NewToken(role="writer", name="iris", project_id="iris")).text
     opened.close()
     live = launch(tmp_path, dir=place.path, source=SOURCE.replace("# patient", PATIENT))
 
@@ -316,13 +409,29 @@ def test_who_shipped_is_who_did_it(far, tokens_afar):
     assert {change["by"] for change in ask("reader", "GET", "/changes").json()} == {"writer"}
 
 
-def test_a_refusal_is_said_and_nothing_is_lost(far, tokens_afar, tmp_path):
-    """Without a token, with a reader's, and where nobody answers: one error each, and the store is as it was."""
+REFUSALS = {
+    None: ("a token is needed", "`ailab token create --role writer` at the server makes a token"),
+    "guess": (
+        "the token does not count",
+        "AILAB_TOKEN has a token that was revoked, or is of another server; `ailab token create",
+    ),
+    "reader": ("the role reader may not do this", "it needs the role writer; `ailab token create --role writer` at"),
+    "iris": (
+        "a token of one project may not do this",
+        "it needs a token without a project; `ailab token create --role writer` at",
+    ),
+}
+
+
+def test_a_refusal_is_said_and_nothing_is_lost(far, tokens_afar):
+    """Without a token, with a wrong one, a reader's, one of a project: what is wrong and what helps; the store is as it was."""
     ask, _ = tokens_afar
     before = {name: lines_of(far, name) for name in far.segment_names()}
-    for token in (None, "ailab_guess", ask.texts["reader"]):
-        with pytest.raises(RefusedError, match="refuses"):
-            remote.sync(far, ask.url, token)
+    for token, (said, hint) in REFUSALS.items():
+        with pytest.raises(RefusedError) as found:
+            remote.sync(far, ask.url, ask.texts.get(token, token))
+        assert found.value.message == f"{ask.url} refuses: {said}"
+        assert found.value.hint.startswith(hint), found.value.hint
     for url in ("ftp://x", "lab:8000", "http://a:b@c", "http://", "http://x?y"):
         with pytest.raises(SettingError):
             remote.plain_url(url)
@@ -334,6 +443,27 @@ def test_a_server_that_is_away_is_an_error_of_sync(far, monkeypatch):
     monkeypatch.setattr(remote, "WAITS_S", (0.01,) * 6)
     with pytest.raises(StoreError, match="does not answer"):
         remote.sync(far, "http://127.0.0.1:9", None)
+
+
+def test_what_is_no_ailab_server_is_called_so(far):
+    """A page where an answer should be, such as a proxy's or another program's: the address is wrong, not the store."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"hi")
+
+        def log_message(self, *_words):
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as page:
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        with pytest.raises(RefusedError, match="does not answer as an ailab server does: 200 OK to GET /journal/"):
+            remote.sync(far, f"http://127.0.0.1:{page.server_port}", None)
+        page.shutdown()
 
 
 def test_files_are_what_they_are_said_to_be(lab):

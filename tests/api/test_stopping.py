@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import msgspec
 import psutil
 import pytest
-from live import read_answer, wait_for
+from live import Live, environment, read_answer, wait_for
 
 from ailab import views
 from ailab.inventory import list_datasets
@@ -104,7 +106,7 @@ def test_an_upload_that_takes_longer_leaves_nothing(serving, lab):
     assert (answer.status, answer.json()["detail"], answer.header("retry-after")) == (503, "the server stops", "1")
     assert answer.header("x-content-type-options") == "nosniff"
     code, err = live.end()
-    assert (code, len(err.splitlines())) == (-signal.SIGTERM, 1)
+    assert (code, err) == (-signal.SIGTERM, "1 request under way was ended\n")
     assert (names(lab), files(lab)) == ([], [])
 
 
@@ -120,6 +122,40 @@ def test_a_second_interrupt_ends_at_once(serving, lab, first):
     live.process.wait(timeout=10)
     assert live.process.returncode == (-signal.SIGTERM if first == signal.SIGTERM else 0)
     assert (names(lab), files(lab), is_sealed(lab)) == ([], ["segments"], True)
+
+
+@pytest.fixture
+def typed(tmp_path, lab):
+    """The verb itself, as somebody starts it at a prompt, once it answers: its process and its URL."""
+    command = [sys.executable, "-m", "ailab", "serve", "--dir", str(lab)]
+    with subprocess.Popen(command, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            yield process, process.stdout.readline().decode().strip()
+        finally:
+            process.kill()
+
+
+def test_somebody_who_waits_is_told_for_what(typed, lab):
+    """After one Ctrl-C: what is under way, how long at most, and what a second one does; which it then does."""
+    process, url = typed
+    live = Live(process, url)
+    with live.connect() as connection:
+        head = f"POST /datasets?file=a.csv HTTP/1.1\r\nHost: {live.host}\r\nContent-Type: text/csv"
+        connection.sendall(f"{head}\r\nContent-Length: {len(ROWS) + 4}\r\n\r\na,b\n".encode() + ROWS[:SENT])
+        wait_for(lambda: any(path.stat().st_size > 0 for path in lab.glob("blobs/.tmp-*")))
+        process.send_signal(signal.SIGINT)
+        line = process.stderr.readline().decode()
+        assert line == "stopping: 1 request under way may take 5 s more; Ctrl-C again stops at once\n"
+        process.send_signal(signal.SIGINT)
+        assert read_answer(connection).status == 503
+    assert process.wait(10) == 0
+
+
+def test_where_nobody_is_waited_for_nothing_is_said(typed):
+    """Control: an idle server ends without a word."""
+    process, _ = typed
+    process.send_signal(signal.SIGINT)
+    assert (process.wait(10), process.stderr.read()) == (0, b"")
 
 
 def test_one_signal_waits_and_two_terms_do_not_hurry(serving):

@@ -22,7 +22,7 @@ def started(monkeypatch):
 
     monkeypatch.setattr(os, "posix_spawn", spawn)
     monkeypatch.setattr(background, "_started_at", -background.PAUSE_SECONDS)
-    monkeypatch.setattr(background, "_child", 0)
+    monkeypatch.setattr(background, "_children", set())
     monkeypatch.delenv("AILAB_AUTO_COMPACT")
     return found
 

@@ -11,7 +11,7 @@ from litestar import Request, Response, get, post, put
 from ailab import blobs
 from ailab.bodies import documented
 from ailab.errors import ConflictError, RejectedError
-from ailab.receiving import RANGE_MAX, Received
+from ailab.receiving import RANGE_MAX, SEGMENT_NAME, Lacking, Received
 
 from .. import examples
 from ..catalogue import catalogue_of
@@ -20,13 +20,19 @@ from ..uploads import check_fields, received
 
 OFFSET_MAX = 10**18 - 1
 _OFFSET = Ask("offset", "Where in the segment the body begins.", "0", type="integer", default=0, least=0, most=OFFSET_MAX)
-BLOBS_MAX = 10_000
+SHOWN_MAX = BLOBS_MAX = 10_000
 
 
 class Wanted(msgspec.Struct, forbid_unknown_fields=True):
     """Digests of files that a client has."""
 
     sha256: Annotated[list[Annotated[str, documented(pattern=f"^{blobs.DIGEST}$")]], documented(maxItems=BLOBS_MAX)]
+
+
+class Shown(msgspec.Struct, forbid_unknown_fields=True):
+    """Bytes that a client has, by segment."""
+
+    segments: Annotated[dict[Annotated[str, documented(pattern=f"^{SEGMENT_NAME}$")], int], documented(maxProperties=SHOWN_MAX)]
 
 
 class Missing(msgspec.Struct):
@@ -100,6 +106,20 @@ async def _body(request: Request[Any, Any, Any]) -> bytes:
 
 
 @post(
+    "/journal/missing", status_code=200,
+    **route("missing_segments", "Which of these segments have fewer bytes here than a client has, and how many they have.",
+            tag="journal", body=Shown(segments={examples.RECEIVED.segment: examples.RECEIVED.bytes}),
+            example=Lacking(missing={}), needs="writer", counts="none", fails=(400, 415)),
+)  # fmt: skip
+async def post_missing_segments(request: Request[Any, Any, Any]) -> Lacking:
+    """Answer with those; in tables is as good as in a file."""
+    shown = await read_body(request, Shown)
+    if len(shown.segments) > SHOWN_MAX:
+        raise RejectedError(f"{len(shown.segments)} segments", key="segments", hint=f"at most {SHOWN_MAX}")
+    return Lacking(await asyncio.to_thread(catalogue_of(request).receiver.lacking, shown.segments))
+
+
+@post(
     "/blobs/missing", status_code=200,
     **route("missing_blobs", "Which of these files the server lacks.", tag="journal", body=Wanted(sha256=[examples.SHA256]),
             example=Missing(missing=[examples.SHA256]), needs="writer", counts="none", fails=(400, 415)),
@@ -134,4 +154,4 @@ async def put_blob(request: Request[Any, Any, Any]) -> Kept:
     return Kept(sha256=digest, size=size)
 
 
-HANDLERS = [get_segment, put_segment, post_missing, put_blob]
+HANDLERS = [get_segment, put_segment, post_missing_segments, post_missing, put_blob]

@@ -42,7 +42,7 @@ from .bodies import (
     as_text,
     given,
 )
-from .errors import ConflictError, FilterError, NotFoundError, RejectedError
+from .errors import ConflictError, FilterError, NotFoundError, RefusedError, RejectedError
 from .journal import Writer
 from .runs import check_run_id, new_run_id
 from .views.rows import project_of
@@ -408,11 +408,17 @@ class Actions:
 
         Raises:
             NotFoundError: there is none.
+            ConflictError: another project has the name.
             RejectedError: the name is empty or too long.
         """
         self.lab.refresh()
         inventory.get_project(self.lab, project_id)
         name = given(change.name, lambda text: as_name(text, "name", least=1))
+        if name is not None and self.lab.rows(
+            "SELECT 1 FROM base.project_table WHERE project_id <> ? AND (project_id = ? OR lower(name) = lower(?))",
+            [project_id, project_of(name), name],
+        ):
+            raise ConflictError(f"the name {name!r} is taken", where="name", hint="choose another name")
         description = given(change.description, lambda text: as_text(text, "description"))
         if name is not None or description is not None:
             changed = events.ProjectChanged(project=project_id, name=name, description=description)
@@ -539,7 +545,7 @@ class Actions:
             ConflictError: it is to be taken out, and its project is in the trash.
         """
         self.lab.refresh()
-        found = inventory.get_dataset(self.lab, text)
+        found = inventory.get_dataset(self.lab, inventory.find_dataset(self.lab, text, trashed=not on))
         ((own,),) = self.lab.rows("SELECT own_trashed FROM base.dataset_table WHERE dataset_id = ?", [found.dataset_id])
         if not on and found.trashed and not own:
             raise ConflictError(f"project {found.project_id!r} is in the trash", where="project_id", hint="restore the project")
@@ -559,12 +565,15 @@ class Actions:
 
         Raises:
             NotFoundError: no change has this id.
+            RefusedError: it moved something, and whoever acts reaches one project only.
             ConflictError: it is undone already, something was changed since that it had set, or the rules of the trash forbid it.
         """
         self.lab.refresh()
         rows = queries.changes_of_event(self.lab, event)
         if not rows:
             raise NotFoundError("change", event, hint="the list of changes names the events that can be undone")
+        if self._only is not None and any(row.field == "project" for row in rows):
+            raise RefusedError("a token of one project moves nothing", hint="it needs a token without a project")
         first = rows[0]
         about, name = _subject(first)
         if about == "run":

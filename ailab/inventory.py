@@ -248,7 +248,7 @@ def list_datasets(lab: Lab, f: DatasetFilter | None = None) -> Page:
     return Page(rows=[_dataset(row, f.project_id) for row in rows[: f.limit]], total=len(rows))
 
 
-def find_dataset(lab: Lab, text: str, *, before: datetime | None = None, only: str | None = None) -> str:
+def find_dataset(lab: Lab, text: str, *, before: datetime | None = None, only: str | None = None, trashed: bool = False) -> str:
     """The id of the version that a text means: an id, NAME@vN, NAME@latest, NAME@sha256:HEX, a SHA-256, or NAME for the newest.
 
     A name is that of a dataset as it reads now, or its id; versions in the trash are found only by their number or content.
@@ -258,6 +258,7 @@ def find_dataset(lab: Lab, text: str, *, before: datetime | None = None, only: s
         text: what a person wrote.
         before: the newest is the newest of this time, UTC, as far as one was registered by then.
         only: no other project's versions are there.
+        trashed: the newest is the newest in the trash, where there is one: whoever wants to have something back means that.
 
     Raises:
         NotFoundError: none fits, or several do.
@@ -272,7 +273,7 @@ def find_dataset(lab: Lab, text: str, *, before: datetime | None = None, only: s
     elif found and found["version"]:
         where.append(("d.version = ?", [int(found["version"])]))
     else:
-        where.append(("NOT (d.own_trashed OR coalesce(p.trashed, false))", []))
+        where.append(("d.own_trashed" if trashed else "NOT (d.own_trashed OR coalesce(p.trashed, false))", []))
     if name is not None:
         where.append(("(d.dataset = ? OR d.name = ?)", [project_of(name), name]))
     elif digest is None:
@@ -289,6 +290,8 @@ def find_dataset(lab: Lab, text: str, *, before: datetime | None = None, only: s
     if rows:
         ids = [row[0] for row in rows[:4]]
         raise NotFoundError("single version", text, nearest=ids, hint=f"several fit: {', '.join(ids)}")
+    if trashed:
+        return find_dataset(lab, text, before=before, only=only)
     raise _not_found(lab, text, name, only)
 
 
@@ -336,7 +339,7 @@ def get_dataset(lab: Lab, text: str, *, only: str | None = None) -> DatasetDetai
     Args:
         lab: the catalogue.
         text: what a person wrote.
-        only: no other project's versions are there; nor is a parent.
+        only: no other project's versions are there, nor a parent or runs.
 
     Raises:
         NotFoundError: there is none.
@@ -352,7 +355,9 @@ def get_dataset(lab: Lab, text: str, *, only: str | None = None) -> DatasetDetai
         if parents:
             changes = columns.differences(msgspec.json.decode(parents[0][0]).get("columns", []), found)
     used = lab.rows(
-        "SELECT count(*) FROM base.run_table WHERE datasets IS NOT NULL AND NOT trashed AND contains(datasets, ?)", [view.sha256]
+        "SELECT count(*) FROM base.run_table WHERE datasets IS NOT NULL AND NOT trashed AND contains(datasets, $1) "
+        "AND ($2 IS NULL OR project_id = $2)",
+        [view.sha256, only],
     )
     return DatasetDetail(
         **{name: getattr(view, name) for name in DatasetView.__struct_fields__}, metadata=msgspec.json.decode(row[18] or "{}"),

@@ -258,11 +258,11 @@ def project_of(request: Request[Any, Any, Any]) -> str:
     return project_id
 
 
-def dataset_of(request: Request[Any, Any, Any]) -> str:
-    """The id of the dataset version that a path means, if it is there for whoever sent the request.
+def dataset_of(request: Request[Any, Any, Any], *, trashed: bool = False) -> str:
+    """The id of the dataset version that a path means, if it is there for whoever sent the request; see `find_dataset`.
 
     Raises:
         NotFoundError: there is none, or the token does not reach it.
     """
     text, who = named(request, "dataset_id"), actor(request)
-    return inventory.find_dataset(lab_of(request), text, only=who.project)
+    return inventory.find_dataset(lab_of(request), text, only=who.project, trashed=trashed)

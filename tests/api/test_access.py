@@ -202,6 +202,33 @@ def test_a_run_of_one_project_names_nothing_of_another(afar):
     assert "change the run" in afar("iris writer", "POST", "/runs", JSON, b'{"run_id": "run-a"}').json()["hint"]
 
 
+def test_undo_moves_nothing_for_a_token_of_one_project(afar):
+    """What somebody moved here is not moved back by undo, run or dataset: the other project is not its own; others may."""
+    assert afar("admin", "POST", "/runs", JSON, b'{"run_id": "moved-1", "project": "wine"}').status == 201
+    afar("admin", "POST", "/datasets?file=moved.csv&project_id=wine", CSV, b"a\n9\n")
+    moves = [
+        (path, afar("admin", "PATCH", path, JSON, b'{"project_id": "iris"}')) for path in ("/runs/moved-1", "/datasets/moved")
+    ]
+    assert [answer.status for _, answer in moves] == [200, 200]
+    changes = [row for row in afar("admin", "GET", "/changes?limit=1000").json() if row["field"] == "project"]
+    events = [next(row["event"] for row in changes if row["new"] == "iris" and row[key]) for key in ("run_id", "dataset_id")]
+    for event in events:
+        answer = afar("iris writer", "POST", f"/changes/{event}/undo")
+        assert (answer.status, b"moves nothing" in answer.body, b"wine" in answer.body) == (403, True, False)
+    assert [afar("iris writer", "GET", path).json()["project_id"] for path, _ in moves] == ["iris", "iris"]
+    assert [afar("admin", "POST", f"/changes/{event}/undo").status for event in events] == [200, 200]
+    assert [afar("iris writer", "GET", path).status for path, _ in moves] == [404, 404]
+
+
+def test_runs_that_read_a_dataset_are_counted_in_ones_own_project(afar):
+    """Another project's runs that read it are none for its token."""
+    afar("admin", "POST", "/datasets?file=shared.csv&project_id=iris", CSV, b"a\n11\n")
+    for project in (b"iris", b"wine"):
+        afar("admin", "POST", "/runs", JSON, b'{"dataset_id": "shared", "project": "%s"}' % project)
+    counts = [afar(role, "GET", "/datasets/shared").json()["run_count"] for role in ("iris reader", "reader")]
+    assert counts == [1, 2]
+
+
 def test_what_is_near_is_told_to_none_of_one_project(afar):
     """What is not there reads as what is another project's."""
     for path in ("/runs/run-d", "/runs/run-c", "/datasets/cella", "/changes/none:1/undo", "/runs/compare?ids=run-d"):

@@ -213,6 +213,29 @@ def test_a_trashed_version_comes_back_when_it_is_added_again(actions):
     again(actions)
 
 
+def test_a_name_alone_is_restored_as_it_was_trashed(actions):
+    """Trashing by name takes the newest version, restoring by name the newest in the trash; with one version too."""
+    add(actions, b"a\n1\n")
+    add(actions, b"a\n2\n")
+    assert actions.trash_dataset("iris").version == 2
+    back = actions.trash_dataset("iris", on=False)
+    assert (back.version, back.trashed) == (2, False)
+    assert [actions.trash_dataset("iris").version for _ in range(2)] == [2, 1]
+    assert [actions.trash_dataset("iris", on=False).version for _ in range(2)] == [2, 1]
+    assert inventory.list_datasets(actions.lab, DatasetFilter(all_versions=True, trashed=True)).rows == []
+
+
+def test_two_projects_have_no_one_name(actions):
+    """A project is not renamed to what another one is called, in whatever spelling; to its own name it is."""
+    actions.create_project(NewProject(name="Iris"))
+    actions.create_project(NewProject(name="Wine"))
+    actions.change_project("wine", ProjectChange(name="Red Wine"))
+    for name in ("iris", "IRIS", "Iris"):
+        with pytest.raises(ConflictError, match="is taken"):
+            actions.change_project("wine", ProjectChange(name=name))
+    assert actions.change_project("wine", ProjectChange(name="Wine")).name == "Wine"
+
+
 def test_what_is_said_of_a_dataset_changes(actions):
     """Each field whole; the name is that of all versions, the id stays."""
     first, _ = add(actions, b"a\n1\n", tags=["x"])

@@ -184,7 +184,7 @@ def delete_dataset(request: Request[Any, Any, Any]) -> None:
 def restore_dataset(request: Request[Any, Any, Any]) -> DatasetDetail:
     """Take it out, and answer with the version."""
     with acting(request) as actions:
-        return actions.trash_dataset(dataset_of(request), on=False)
+        return actions.trash_dataset(dataset_of(request, trashed=True), on=False)
 
 
 @get(

@@ -459,7 +459,7 @@ HANDLERS: list[HTTPRouteHandler] = [
     get_health,
     list_projects, create_project, get_project,
     *_both(f"{PREFIX}/projects/{{project_id:str}}", _change_project, "change_project", "Change its label or description.",
-           body=ProjectChange(name="Iris flowers"), example=_PROJECT, fails=(400, 404, 415)),
+           body=ProjectChange(name="Iris flowers"), example=_PROJECT, fails=(400, 404, 409, 415)),
     delete_project, list_project_datasets, list_project_runs,
     list_datasets,
     post(f"{PREFIX}/datasets", **_upload_route("add_dataset", "Add a file: the next version of its dataset."))(_upload_dataset),

@@ -70,7 +70,7 @@ def _route(name: str, summary: str, *, changes: bool = False) -> dict[str, Any]:
     body = ProjectChange(name="Iris flowers", description="Fisher's measurements") if changes else None
     return route(
         name, summary, tag="projects", example=examples.PROJECT, body=body, needs="writer", confined=True,
-        fails=(400, 404, 415) if changes else (400, 404, 409),
+        fails=(400, 404, 409, 415) if changes else (400, 404, 409),
     )  # fmt: skip
 
 

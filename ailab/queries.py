@@ -507,7 +507,7 @@ def leaderboard(  # the filters of its route
         FilterError: order or of is none of these; or, `strict`, no run has the metric, but others.
     """
     parse_count("top_k", str(top_k), LIMIT_MAX)
-    way = _choose("order", order, ("desc", "asc")) or _best_first(lab, metric_name)
+    way = _choose("order", order, ("desc", "asc")) or _best_first(lab, metric_name, project_id)
     source = _choose("of", of, ("last", "min", "max", "mean"))
     f = RunFilter(dataset_id=dataset_id, has_artifacts=has_artifacts, project_id=project_id)
     where, values = conditions(lab, f)
@@ -542,15 +542,16 @@ def _choose(where: str, value: str | None, allowed: tuple[str, ...]) -> str | No
     return value and value.lower()
 
 
-def _best_first(lab: Lab, metric_name: str) -> Literal["asc", "desc"]:
-    """Which way a metric's best values lie."""
+def _best_first(lab: Lab, metric_name: str, project_id: str | None = None) -> Literal["asc", "desc"]:
+    """Which way a metric's best values lie: as the newest run says that describes it, of one project if one is asked about."""
     if any(lab.keys[kind, metric_name, way] > 0 for kind, way in (("goals", "min"), ("goals", "max"))):
         text = (
             "SELECT goals::JSON ->> $1 AS goal FROM base.run_table WHERE goals IS NOT NULL AND goal IS NOT NULL "
-            "ORDER BY started_at DESC LIMIT 1"
+            "AND ($2 IS NULL OR project_id = $2) ORDER BY started_at DESC LIMIT 1"
         )
-        described = lab.con.execute(text, [pointer(metric_name)]).fetchall()
-        return "asc" if described[0][0] == "min" else "desc"
+        described = lab.con.execute(text, [pointer(metric_name), project_id]).fetchall()
+        if described:
+            return "asc" if described[0][0] == "min" else "desc"
     words = "".join(c if c.isalnum() else " " for c in metric_name.lower()).split()
     return "asc" if _SMALLER_IS_BETTER.intersection(words) else "desc"
 

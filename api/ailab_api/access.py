@@ -41,7 +41,11 @@ ROLES = {"none": 0, "reader": 1, "writer": 2, "admin": 3}
 LIMITS = {"writes": 100, "uploads": 20, "journal": 4 << 30, "failures": 30}
 """In a window, for a writer: changes, uploads, bytes of journals; and tokens that are none, for an address."""
 ADMIN_FACTOR = 10
-_FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_FORWARDING = frozenset({
+    "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-host", "true-client-ip",
+    "cf-connecting-ip", "cf-ray", "fastly-client-ip",
+})  # fmt: skip
+"""What proxies add, besides X-Forwarded-…, of which any counts."""
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +161,11 @@ def token_in(headers: list[str]) -> str | None:
 
 def is_local(scope: Any, headers: Mapping[str, list[str]], *, host_is_local: bool) -> bool:
     """Whether a request comes from this machine, to this machine, and through no proxy."""
-    return host_is_local and is_loopback(address_of(scope)) and not any(name in headers for name in _FORWARDING)
+    return host_is_local and is_loopback(address_of(scope)) and not any(map(_is_forwarding, headers))
+
+
+def _is_forwarding(name: str) -> bool:
+    return name in _FORWARDING or name.startswith("x-forwarded-")
 
 
 def address_of(scope: Any) -> str:

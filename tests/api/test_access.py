@@ -220,6 +220,20 @@ def test_undo_moves_nothing_for_a_token_of_one_project(afar):
     assert [afar("iris writer", "GET", path).status for path, _ in moves] == [404, 404]
 
 
+def test_a_goal_is_that_of_a_project(afar):
+    """Whether less is better is not told by another project's run where one project is asked about."""
+    logged = b'{"events": [{"kind": "metrics.logged", "data": {"values": {"grade": %d}}}]}'
+    for name, project, value in ((b"wine-1", b"wine", 1), (b"wine-2", b"wine", 2)):
+        afar("admin", "POST", "/runs", JSON, b'{"run_id": "%s", "project": "%s"}' % (name, project))
+        afar("admin", "POST", f"/runs/{name.decode()}/events", JSON, logged % value)
+    goal = b'{"events": [{"kind": "metric.described", "data": {"key": "grade", "goal": "min"}}, %s' % (logged % 5)[12:]
+    assert afar("iris writer", "POST", "/runs", JSON, b'{"run_id": "iris-goal"}').status == 201
+    assert afar("iris writer", "POST", "/runs/iris-goal/events", JSON, goal).json() == {"added": 2}
+    board = "/runs/leaderboard?metric_name=grade"
+    assert [row["run_id"] for row in afar("admin", "GET", f"{board}&project_id=wine").json()] == ["wine-2", "wine-1"]
+    assert [row["run_id"] for row in afar("admin", "GET", board).json()] == ["wine-1", "wine-2", "iris-goal"]
+
+
 def test_runs_that_read_a_dataset_are_counted_in_ones_own_project(afar):
     """Another project's runs that read it are none for its token."""
     afar("admin", "POST", "/datasets?file=shared.csv&project_id=iris", CSV, b"a\n11\n")
@@ -265,7 +279,9 @@ def test_changes_carry_the_name_of_the_token(afar):
     assert afar("reader", "GET", "/runs/run-b/changes").json()[0]["by"] == "writer"
 
 
-@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via", "X-Forwarded-Host"])
+@pytest.mark.parametrize(
+    "name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via", "X-Forwarded-Host", "X-Forwarded-Proto", "CF-Connecting-IP"]
+)
 def test_what_a_proxy_passes_on_is_not_local(server, name):
     """A proxy on this machine makes nobody anonymous."""
     assert server.ask("GET", "/runs", {name: "10.0.0.7"}).status == 401

@@ -112,7 +112,7 @@ class Outbox:
     def forget(self, names: Iterable[str]) -> None:
         """Take out segments that are there no more; what others note meanwhile may be lost, and is asked for again."""
         lost = set(names)
-        _put(self._list, _lines_of({name: size for name, size in self.noted().items() if name not in lost}).encode())
+        self._put(self._list, _lines_of({name: size for name, size in self.noted().items() if name not in lost}).encode())
 
     # -- how it went -------------------------------------------------------------------------------------------------
 
@@ -125,7 +125,11 @@ class Outbox:
         before, now = self.outcome(), time.time()
         since = before.since if before is not None and before.state == state else now
         told = Outcome(url=self.url, state=state, said=said, hint=hint, at=now, since=since, sent=dict(sent))
-        _put(self.path, msgspec.json.encode(told))
+        self._put(self.path, msgspec.json.encode(told))
+
+    def _put(self, path: str, content: bytes) -> None:
+        with suppress(OSError):  # the old one stays, and is asked about again
+            self.store.write_cache(path, content)
 
     def unsent(self, *, files_most: int = FILES_MAX, bytes_most: int = BYTES_MAX) -> Unsent:
         """How much of the store's segments is not there as far as is known here; counted until so much was read."""
@@ -209,13 +213,3 @@ def _outcome(path: str) -> Outcome | None:
 
 def _lines_of(ended: Mapping[str, int]) -> str:
     return "".join(f"{name} {size}\n" for name, size in ended.items())
-
-
-def _put(path: str, content: bytes) -> None:
-    """Put a file in its place whole; where that cannot be, the old one stays, and is asked about again."""
-    aside = f"{path}.{os.getpid()}.tmp"
-    with suppress(OSError):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(aside, "wb") as file:
-            file.write(content)
-        os.replace(aside, path)

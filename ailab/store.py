@@ -89,6 +89,18 @@ class Store:
         """Path of a table that a commit record names; `name` must be a plain file name."""
         return os.path.join(self.compacted, name)
 
+    def write_cache(self, path: str, content: bytes) -> None:
+        """Put a file of the cache in its place whole, or leave the one that is there.
+
+        Raises:
+            OSError: the cache cannot be written.
+        """
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        aside = os.path.join(self.cache, f"{os.path.basename(path)}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+        with open(aside, "wb") as file:
+            file.write(content)
+        os.replace(aside, path)
+
     def blob_path(self, sha256: str) -> str:
         """Path of the blob with this digest (64 hexadecimal digits)."""
         return os.path.join(self.blobs, sha256[:2], sha256)

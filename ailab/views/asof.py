@@ -64,11 +64,7 @@ def position(lab: Lab) -> str:
     name = hashlib.sha256(content).hexdigest()[:32]
     path = _path(lab.store, name)
     if not os.path.exists(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = os.path.join(lab.store.cache, f"{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-        with open(temporary, "wb") as file:
-            file.write(zlib.compress(content))
-        os.replace(temporary, path)
+        lab.store.write_cache(path, zlib.compress(content))
     return PREFIX + name
 
 

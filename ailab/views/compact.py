@@ -497,10 +497,6 @@ class _Work:
 
 def _remember(store: Store, done: Compaction) -> None:
     """Keep what was done where the next one, and whoever looks, finds it."""
-    path = os.path.join(store.cache, _LAST)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    content = msgspec.json.encode(LastCompaction(datetime.now(timezone.utc), done)) + b"\n"
     with suppress(OSError):  # a cache that cannot be written costs nobody anything else
-        os.makedirs(store.cache, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(msgspec.json.encode(LastCompaction(datetime.now(timezone.utc), done)) + b"\n")
-        os.replace(temporary, path)
+        store.write_cache(os.path.join(store.cache, _LAST), content)

@@ -10,15 +10,9 @@ import re
 import zlib
 
 import schemathesis
+from live import SECURITY
 from schemathesis.core.parameters import ParameterLocation
 
-SECURITY = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-}
 BEYOND = {
     r"(cursor|since): ": "a cursor is opaque, and of one question",
     r"metric_m(in|ax): metric_m(in|ax) needs metric_name": "one parameter needs another",

@@ -5,8 +5,10 @@ Its own checks stand but for three kinds of failures that are none: what `BEYOND
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import threading
 import zlib
 
 import schemathesis
@@ -34,6 +36,21 @@ BEYOND = {
     r"body\.\w+: \w+ is given twice": "ModelLab's fields have two spellings",
 }
 """Rules that no JSON schema of ours can say, as `where: detail` of a refusal, and why."""
+
+
+def one_at_a_time(function):
+    """A function that one thread runs at a time."""
+    lock = threading.Lock()
+
+    def run(*given, **named):
+        with lock:
+            return function(*given, **named)
+
+    return run
+
+
+# Python 3.11 breaks off where two threads make trees of source at once (gh-106905), and hypothesis does so in every worker
+ast.parse = one_at_a_time(ast.parse)
 
 
 def refusal(response):

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .views import Lab
 
 FLAGS = ("PUBLISH", "BEST", "BAD RUN")
+_UNPROTECT = "take the protection back first: PATCH /runs/ID with protected false, or `ailab protect ID --off`"
 TOKEN_PREFIX = "ailab_"  # noqa: S105  (what a token begins with, so that people and scanners know one)
 
 
@@ -250,10 +251,15 @@ class Actions:
             ConflictError: it is protected.
         """
         self.lab.refresh()
+        run = self._check_unprotected(run_id)
+        return run if self._is_trashed(run_id) else self._act(run_id, events.RunTrashed())
+
+    def _check_unprotected(self, run_id: str) -> queries.RunDetail:
+        """The run; raises ConflictError where it is protected."""
         run = queries.get_run(self.lab, run_id)
         if run.protected:
-            raise ConflictError(f"run {run_id!r} is protected", where="protected", hint="take its protection back first")
-        return run if self._is_trashed(run_id) else self._act(run_id, events.RunTrashed())
+            raise ConflictError(f"run {run_id!r} is protected", where="protected", hint=_UNPROTECT)
+        return run
 
     def restore_run(self, run_id: str) -> queries.RunDetail:
         """Take a run out of the trash. One that is there with its project comes back with it.
@@ -337,6 +343,8 @@ class Actions:
     ) -> queries.ArtifactFile:  # fmt: skip
         """Add a file to a run, the next version of its path: its bytes are a blob that is there, or it refers to some elsewhere.
 
+        Without a kind it is of that of the version before it, or else of the one that its name tells.
+
         Raises:
             NotFoundError: there is no such run.
             RejectedError: the path, kind, size or digest is not allowed.
@@ -347,21 +355,26 @@ class Actions:
             raise RejectedError(f"sha256 {sha256[:80]!r} is none", key="sha256", hint="64 hexadecimal digits in lower case")
         place = artifacts.place_in_run(as_name(path, "path", least=1, most=PATH_MAX))
         added = events.ArtifactAdded(
-            path=place, logged=path, type=artifacts.kind_of(path) if kind is None else as_name(kind, "kind", least=1), size=size,
-            sha256=sha256, reference=reference, metadata=metadata or {},
+            path=place, logged=path, type=artifacts.kind_of(path), size=size, sha256=sha256, reference=reference,
+            metadata=metadata or {},
         )  # fmt: skip
-        self._act(run_id, added)
-        return next(file for file in queries.list_artifacts(self.lab, run_id) if file.path == place)
+        return self.add_kept(run_id, [added], kind=None if kind is None else as_name(kind, "kind", least=1))[0]
 
-    def add_kept(self, run_id: str, said: Sequence[events.ArtifactAdded]) -> list[queries.ArtifactFile]:
+    def add_kept(
+        self, run_id: str, said: Sequence[events.ArtifactAdded], *, kind: str | None = None
+    ) -> list[queries.ArtifactFile]:
         """Add files to a run, as `artifacts.keep` kept them, each the next version of its path; the files, in that order.
+
+        All are of the kind that is given; without one, each is of that of the version before it, or else of its own.
 
         Raises:
             NotFoundError: there is no such run.
         """
         self.lab.refresh()
         queries.get_run(self.lab, run_id)
-        self._write(list(said), run_id, self.lab.clock_of(run_id))
+        kinds = {file.path: file.kind for file in reversed(queries.list_artifacts(self.lab, run_id))}
+        kept: list[events.Event] = [msgspec.structs.replace(one, type=kind or kinds.get(one.path, one.type)) for one in said]
+        self._write(kept, run_id, self.lab.clock_of(run_id))
         there = {file.path: file for file in reversed(queries.list_artifacts(self.lab, run_id))}
         return [there[one.path] for one in said]
 
@@ -370,8 +383,11 @@ class Actions:
 
         Raises:
             NotFoundError: there is no such run or file.
+            ConflictError: it is to go there, and the run is protected.
         """
         self.lab.refresh()
+        if on:
+            self._check_unprotected(run_id)
         files = queries.list_artifacts(self.lab, run_id)
         found = next((file for file in files if file.path == path), None)
         if found is None:
@@ -397,8 +413,9 @@ class Actions:
         except NotFoundError:
             pass
         else:
-            where = "in the trash; restore it" if found.trashed else "there"
-            raise ConflictError(f"project {found.name!r} is {where}", where="name", nearest=[project])
+            hint = f"restore it: POST /projects/{project}/restore" if found.trashed else "choose another name, or log to that one"
+            said = f"project {found.name!r} is {'in the trash' if found.trashed else 'there'}"
+            raise ConflictError(said, where="name", nearest=[project], hint=hint)
         description = None if new.description is None else as_text(new.description, "description")
         self._write_about([events.ProjectCreated(project=project, name=name, description=description)], "project", project)
         return inventory.get_project(self.lab, project)
@@ -434,13 +451,16 @@ class Actions:
         """
         self.lab.refresh()
         found = inventory.get_project(self.lab, project_id)
-        held = inventory.protected_runs(self.lab, project_id)
-        if held:
-            some = ", ".join(held[:3]) + (" …" if len(held) > 3 else "")  # noqa: PLR2004
-            raise ConflictError(f"project {project_id!r} has protected runs: {some}", where="protected", nearest=held[:3])
+        self._check_none_protected(project_id)
         if not found.trashed:
             self._write_about([events.ProjectTrashed(project=project_id)], "project", project_id)
         return inventory.get_project(self.lab, project_id)
+
+    def _check_none_protected(self, project_id: str) -> None:
+        if held := inventory.protected_runs(self.lab, project_id):
+            some = ", ".join(held[:3]) + (" …" if len(held) > 3 else "")  # noqa: PLR2004
+            said = f"project {project_id!r} has protected runs: {some}"
+            raise ConflictError(said, where="protected", nearest=held[:3], hint=_UNPROTECT)
 
     def restore_project(self, project_id: str) -> ProjectView:
         """Take a project out of the trash: exactly what went there with it is there again.
@@ -609,11 +629,11 @@ class Actions:
     def _check_trash(self, rows: list[queries.Change]) -> None:
         """Raise ConflictError where what is undone put something out of the trash that may not go there now."""
         for change in rows:
-            if change.field == "trashed" and change.old not in {None, "false"}:
-                if change.run_id is not None and queries.get_run(self.lab, change.run_id).protected:
-                    raise ConflictError(f"run {change.run_id!r} is protected", where="protected")
-                if change.project_id is not None and (held := inventory.protected_runs(self.lab, change.project_id)):
-                    raise ConflictError(f"project {change.project_id!r} has protected runs", where="protected", nearest=held[:3])
+            if change.old == "trashed" or (change.field == "trashed" and change.old not in {None, "false"}):
+                if change.run_id is not None:
+                    self._check_unprotected(change.run_id)
+                elif change.project_id is not None:
+                    self._check_none_protected(change.project_id)
 
     # -- tokens ------------------------------------------------------------------------------------------------------
 

@@ -479,14 +479,10 @@ def tag(call: Call, run: str, tags: tuple[str, ...], remove: tuple[str, ...]) ->
     """
     if not tags and not remove:
         raise click.UsageError("no tag is given: KEY, KEY=VALUE or --remove KEY")
-    chosen: dict[str, str | None] = {}
-    for text in tags:
-        key, equals, value = text.partition("=")
-        chosen[key] = value if equals else None
-    _act(call, run, lambda actions, run_id: _retag(actions, run_id, chosen, remove))
+    _act(call, run, lambda actions, run_id: _retag(actions, run_id, tags, remove))
 
 
-def _retag(actions: Any, run_id: str, chosen: dict[str, str | None], remove: Sequence[str]) -> queries.RunDetail:
+def _retag(actions: Any, run_id: str, chosen: Sequence[str], remove: Sequence[str]) -> queries.RunDetail:
     """Set and remove tags; what cannot be removed, because it is not there, is said."""
     from . import queries
 

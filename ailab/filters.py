@@ -393,18 +393,20 @@ _OF_DATASETS = {
     "digest": _READ.format("sha256"), "context": _READ.format("role"),
 }  # fmt: skip
 """SQL of a list of what is told of the datasets that a run read; MLflow's context of a dataset is our role."""
+_TABLES = {"metric": "metrics", "metrics": "metrics", "param": "params", "params": "params", "parameter": "params",
+           "parameters": "params"}  # fmt: skip
 _STATUS_OF_OTHERS = {"finished": "completed", "scheduled": "pending"}
 _STATUS_FOR_OTHERS = "CASE status WHEN 'completed' THEN 'FINISHED' WHEN 'pending' THEN 'SCHEDULED' ELSE upper(status) END"
 
 
 def _operand(lab: Lab, table: str, key: str | None) -> Operand | None:
     """What a name in a condition means."""
-    table = table.lower()
-    if table in {"metrics", "metric"} and key is not None:
+    table = _TABLES.get(table.lower(), table.lower())
+    if table == "metrics" and key is not None:
         value, bound = metric_of(lab, key)
         number = f"nullif({value}, 'NaN'::DOUBLE)", bound
         return Operand(text=number, number=number, there=(f"{value} IS NOT NULL", bound))
-    if table in {"params", "param", "parameters", "parameter"} and key is not None:
+    if table == "params" and key is not None:
         text, bound = _param(lab, key)
         return Operand((text, bound), (f"nullif(TRY_CAST({text} AS DOUBLE), 'NaN'::DOUBLE)", bound), _there("$.params", key))
     if table in {"tags", "tag"} and key is not None:
@@ -415,6 +417,21 @@ def _operand(lab: Lab, table: str, key: str | None) -> Operand | None:
         among = _OF_DATASETS.get(key.lower())
         return None if among is None else Operand(("one", []), None, (f"len({among}) > 0", []), among=among)
     return None if key is not None else _column_operand(table)
+
+
+def names_in(lab: Lab, f: RunFilter) -> list[tuple[str, str, str]]:
+    """Every metric and parameter that a filter names: (`metrics` or `params`, its name, the part of the filter)."""
+    found = [("metrics", f.metric_name, "metric_name")] if f.metric_name is not None else []
+    found += [("params", key, f"params.{key}") for key in f.params]
+
+    def resolve(table: str, key: str | None) -> Operand | None:
+        if key is not None and (kind := _TABLES.get(table.lower())):
+            found.append((kind, key, "where"))
+        return _operand(lab, table, key)
+
+    if f.where is not None and f.where.strip():
+        compile_where(f.where, resolve, lab.is_pattern)
+    return found
 
 
 def _there(part: str, key: str) -> tuple[str, list[Any]]:

@@ -182,7 +182,7 @@ def add_dataset(call: Call, /, file: str, **given: Any) -> None:
 
     contents = datasets.examine(file, os.path.basename(file), format=given["file_format"], encoding=given["encoding"])
     fields = DatasetFields(
-        name=given["name"] or UNSET, description=given["description"] or UNSET, tags=_pairs(given["tags"]) or UNSET,
+        name=given["name"] or UNSET, description=given["description"] or UNSET, tags=list(given["tags"]) or UNSET,
         metadata=_pairs(given["metadata"]) or UNSET, project_id=given["project"] or UNSET,
     )  # fmt: skip
     with _acting(call, create=True) as actions:
@@ -322,7 +322,7 @@ def _add_artifact(call: Call, run: str, file: str, *, path: str | None, kind: st
         added, doubts = [], []
         for one in said:
             doubts.append(one) if isinstance(one, RejectedError) else added.append(one)
-        found = actions.add_kept(run_id, added)
+        found = actions.add_kept(run_id, added, kind=kind)
     call.answer(found if os.path.isdir(file) else found[0], lambda terminal, screen: terminal.artifacts(screen, found))
     for doubt in doubts:
         say(f"{doubt.message}\nhint: {doubt.hint}" if doubt.hint else doubt.message)

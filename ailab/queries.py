@@ -25,6 +25,7 @@ from .filters import (
     conditions,
     cursor_of,
     metric_of,
+    names_in,
     order_of,
     parse_count,
     pointer,
@@ -247,7 +248,7 @@ def list_runs(lab: Lab, f: RunFilter | None = None, *, counted: bool = True, str
         here, beyond = f"{where} AND {after}", [*values, *bound]
     rows = _first_rows(lab, f"FROM base.run_table WHERE {here}", beyond, keys, f.limit + 1)
     if strict and not f.trashed:
-        _check_names(lab, f, None if not rows else rows[0][-len(keys)])
+        _check_names(lab, f, rows[0][-len(keys)] if rows else None, found=bool(rows))
     total = len(rows)
     if counted and (total > f.limit or f.cursor is not None):
         total = _count(lab, where, values)
@@ -256,12 +257,14 @@ def list_runs(lab: Lab, f: RunFilter | None = None, *, counted: bool = True, str
     return Page(rows=found, total=total, next=following)
 
 
-def _check_names(lab: Lab, f: RunFilter, best: Any) -> None:
+def _check_names(lab: Lab, f: RunFilter, best: Any, *, found: bool) -> None:
     """Raise FilterError where a name finds nothing because no run has it; `best` is what the first run is sorted by."""
-    if f.metric_name is not None and best is None:
-        check_known(lab, "metrics", f.metric_name, where="metric_name", project_id=f.project_id)
+    if f.cursor is not None:
+        return
+    for table, name, where in [] if found else names_in(lab, f):
+        check_known(lab, table, name, where=where, project_id=f.project_id)
     table, _, name = f.sort.removeprefix("-").partition(".")
-    if table in {"metrics", "params"} and best is None and f.cursor is None:
+    if table in {"metrics", "params"} and best is None:
         check_known(lab, table, name, where="sort", project_id=f.project_id)
 
 

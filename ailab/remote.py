@@ -510,7 +510,7 @@ def sync(
                 break
             except Away as problem:
                 if wait is None:
-                    raise StoreError(f"the server {problem}", path=client.url) from problem
+                    raise StoreError(f"the server {problem}", path=client.url, hint=_away_hint(client.url, problem)) from problem
                 time.sleep(wait if problem.wait_s is None else min(problem.wait_s, WAITS_S[-1]))
     finally:
         client.close()
@@ -518,6 +518,12 @@ def sync(
         shipper.tell_shipped("there")
     shipper.shipped.seconds = round(time.monotonic() - began, 3)
     return shipper.shipped
+
+
+def _away_hint(url: str, problem: Away) -> str:
+    if "SSL" in str(problem) and url.startswith("https:"):
+        return "what answers there speaks no TLS, or its certificate is not trusted: is the address http://…?"
+    return "is `ailab serve` running there, at this port? What was sent stays, and the next `ailab sync` goes on from it"
 
 
 def follow(store: Store, url: str, token: str | None, beat: Callable[[], bool] = lambda: True) -> None:

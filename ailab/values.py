@@ -302,11 +302,12 @@ def _short(value: Any) -> str:
 
 
 def tags(values: Any) -> dict[str, Any]:
-    """Tags as a dictionary: a list of words gives bare tags, whose value is None."""
+    """Tags as a dictionary; a list of words gives them as they are asked for: KEY=VALUE, or KEY, whose value is None."""
     if values is None:
         return {}
     if isinstance(values, str):
-        return {_text(values): None}
+        return tags([values])
     if hasattr(values, "items"):
         return {_text(str(key)): None if value is None else _text(str(value)) for key, value in values.items()}
-    return {_text(str(key)): None for key in values}
+    parts = [str(word).partition("=") for word in values]
+    return {_text(key): _text(value) if equals else None for key, equals, value in parts}

@@ -5,7 +5,9 @@ AILAB_TRUSTED_PROXIES, the Host that it names is local, and no proxy says that i
 token, as `Authorization: Bearer TOKEN` or, for browsers, as the password of Basic; its SHA-256 is looked up, so comparing takes
 no longer for a better guess. Roles: a reader may ask, a writer may change things, an admin may all. A token of one project
 reaches nothing outside it; one that is revoked counts no more within a second. What a peer may do off loopback is counted for
-each token and address in windows of a quarter of an hour; counts live in memory, and begin anew with the server.
+each token and address in windows of a quarter of an hour; counts live in memory, and begin anew with the server. Tokens that are
+none count once each: who shows too many waits before another one is looked at, while those that its address showed before are
+answered as ever, so that a program with a stale token shuts nobody out.
 """
 
 from __future__ import annotations
@@ -32,14 +34,15 @@ if TYPE_CHECKING:
 
 WINDOW_S = 900.0
 KNOWN_S = 0.7
-"""So long a token that counted counts on without a question."""
+"""So long a token that counted, or did not, is so without a question."""
 LOOK_UP_S = 60.0
 """So long it is not looked up again while no segment that may tell of tokens grows: who ships shows it with each range, and to
 look it up takes in all that came meanwhile, which is slower than the shipping."""
 KNOWN_MAX = 10_000
+SHOWN_MAX = 100_000
 ROLES = {"none": 0, "reader": 1, "writer": 2, "admin": 3}
 LIMITS = {"writes": 100, "uploads": 20, "journal": 4 << 30, "failures": 30}
-"""In a window, for a writer: changes, uploads, bytes of journals; and tokens that are none, for an address."""
+"""In a window, for a writer: changes, uploads, bytes of journals; and different tokens that are none, for an address."""
 ADMIN_FACTOR = 10
 _FORWARDING = frozenset({
     "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-host", "true-client-ip",
@@ -87,9 +90,9 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Known(msgspec.Struct):
-    """A token that counted when it was looked up, at `found_at`, and when it was last asked whether that may have changed."""
+    """A token as it was when it was looked up, None if it did not count, at `found_at`; last asked whether that holds then."""
 
-    token: TokenView
+    token: TokenView | None
     marks: object
     found_at: float
     asked_at: float
@@ -109,10 +112,18 @@ class Tokens:
         self._admin = admin
         self._marks = marks
         self._known: dict[str, _Known] = {}
+        self._shown: set[tuple[str, str]] = set()
+
+    def is_guess(self, text: str, address: str) -> bool:
+        """Whether an address never showed this token before; nobody learns anything by showing one again."""
+        return (token_digest(text), address) not in self._shown
 
     def find(self, text: str, address: str) -> Actor | None:
         """Who shows this token; None where it is none that counts."""
         digest = token_digest(text)
+        if len(self._shown) >= SHOWN_MAX:
+            self._shown.clear()
+        self._shown.add((digest, address))
         if digest == self._admin:
             return Actor(role="admin", by="token-file", token="token-file", address=address)  # noqa: S106  (its id)
         found = self._look_up(digest)
@@ -121,7 +132,7 @@ class Tokens:
         return Actor(role=found.role, by=found.name, token=found.token, project=found.project_id, address=address)
 
     def _look_up(self, digest: str) -> TokenView | None:
-        """The token of this digest, as it was within `KNOWN_S`; one that does not count is looked up each time."""
+        """The token of this digest, as it was within `KNOWN_S`; None of one that does not count."""
         now, known = time.monotonic(), self._known.get(digest)
         if known is not None and now - known.asked_at < KNOWN_S:
             return known.token
@@ -130,11 +141,9 @@ class Tokens:
             known.asked_at = now
             return known.token
         found = inventory.token_of(self._lab(), digest)
-        self._known.pop(digest, None)
-        if found is not None:
-            if len(self._known) >= KNOWN_MAX:
-                self._known.clear()
-            self._known[digest] = _Known(found, marks, now, now)
+        if len(self._known) >= KNOWN_MAX:
+            self._known = {key: one for key, one in self._known.items() if one.token is not None}
+        self._known[digest] = _Known(found, marks, now, now)
         return found
 
     def any(self) -> bool:

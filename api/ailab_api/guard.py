@@ -243,13 +243,15 @@ class Guard:
                 return nobody
             hint = "send Authorization: Bearer TOKEN; `ailab token create` makes one"
             return request.problem(401, "a token is needed", where="Authorization", hint=hint), _CHALLENGE
-        wait = self.limits.is_spent(nobody, "failures")
+        guess = self.tokens is None or not text or self.tokens.is_guess(text, address)
+        wait = self.limits.is_spent(nobody, "failures") if guess else None
         if wait is not None:
             refusal = request.problem(429, "too many tokens that are none", where="Authorization", hint=f"wait {wait:.0f} s")
             return refusal, retry_after(wait)
         found = self.tokens.find(text, address) if self.tokens is not None and text else None
         if found is None:
-            self.limits.take(nobody, "failures")
+            if guess:
+                self.limits.take(nobody, "failures")
             return request.problem(401, "the token does not count", where="Authorization", hint="it may be revoked"), _CHALLENGE
         return found
 

@@ -162,7 +162,7 @@ class DatasetUpdate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     def fields(self) -> DatasetFields:
         """The same, as an action takes it."""
-        said = msgspec.structs.asdict(self) | {"tags": None if self.tags is None else tags_of(self.tags)}
+        said = msgspec.structs.asdict(self) | {"tags": None if self.tags is None else as_tags(self.tags)}
         return DatasetFields(**{name: value for name, value in said.items() if value is not None})
 
 
@@ -191,7 +191,7 @@ def begin(said: RunBegin, project: str | None) -> tuple[NewRun, RunChange]:
     status, metrics = status_of(said.status or "pending"), as_metrics(said.metrics or {})
     new = NewRun(
         name=said.name, project=project, dataset_id=said.dataset(), description=said.description or None, seed=said.seed,
-        commit=said.commit_hash, params=said.params(), tags=tags_of(said.tags or {}),
+        commit=said.commit_hash, params=said.params(), tags=as_tags(said.tags),
         status=status if status in BEGINNINGS else "running",
     )  # fmt: skip
     return new, RunChange(status=UNSET if status in BEGINNINGS else status, metrics=metrics or UNSET)
@@ -232,18 +232,6 @@ def status_of(word: str) -> str:
     if found not in SET_STATUSES:
         raise RejectedError(f"status {word[:40]!r} is not allowed", key="status", hint=f"allowed: {', '.join(SET_STATUSES)}")
     return found
-
-
-def tags_of(tags: list[str] | dict[str, Any]) -> dict[str, Any]:
-    """Tags by name; the word `team=cv` is a name and its value.
-
-    Raises:
-        RejectedError: one has no name, or too long a one.
-    """
-    if isinstance(tags, dict):
-        return as_tags(tags)
-    parts = [word.partition("=") for word in tags]
-    return as_tags({name: value if equals else None for name, equals, value in parts})
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

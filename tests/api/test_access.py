@@ -140,7 +140,9 @@ def test_a_token_of_one_project_reaches_nothing_else(afar, sends):
     assert {"run-a", "run-b"} <= {row["run_id"] for row in runs}
     assert {row["project"] for row in runs} == {"iris"}
     assert [row["project_id"] for row in afar("iris reader", "GET", "/projects").json()] == ["iris"]
-    assert afar("iris reader", "GET", "/runs?project_id=wine").status == 404
+    for path in ("/runs?", "/datasets?", "/runs/leaderboard?metric_name=accuracy&"):
+        assert afar("iris reader", "GET", f"{path}project_id=wine").status == 404
+        assert afar("iris reader", "GET", f"{path}project_id=iris").status == 200
     assert afar("iris reader", "GET", "/projects/wine").status == 404
     json = {"Content-Type": "application/json"}
     assert afar("iris writer", "POST", "/runs", json, b'{"project": "wine"}').status == 404
@@ -422,12 +424,28 @@ def test_many_events_in_one_request_are_one_change(tokens, tmp_path):
 
 
 def test_guessing_ends_soon(tokens, tmp_path):
-    """After so many tokens that are none, an address waits, also with a right one."""
+    """After so many tokens that are none, an address waits, also with a right one that it never showed."""
     from live import launch
 
     live = launch(tmp_path, dir=tokens[0], source=SOURCE)
-    seen = [live.ask("GET", "/runs", {"Authorization": f"Bearer guess{i}"}).status for i in range(LIMITS["failures"] + 1)]
+
+    def status(token):
+        return live.ask("GET", "/runs", {"Authorization": f"Bearer {token}"}).status
+
+    assert status(tokens[1]["writer"]) == 200
+    seen = [status(f"guess{i}") for i in range(LIMITS["failures"] + 1)]
     assert (set(seen[:-1]), seen[-1]) == ({401}, 429)
-    assert live.ask("GET", "/runs", {"Authorization": f"Bearer {tokens[1]['reader']}"}).status == 429
+    assert [status(tokens[1]["reader"]), status("guess0"), status(tokens[1]["writer"])] == [429, 401, 200]
     assert live.ask("GET", "/health").status == 200
+    live.end()
+
+
+def test_a_stale_token_shuts_nobody_out(tokens, tmp_path):
+    """A program that shows the same wrong token again and again, as one does that nobody told of a new one, counts once."""
+    from live import launch
+
+    live = launch(tmp_path, dir=tokens[0], source=SOURCE)
+    stale, right = ({"Authorization": f"Bearer {token}"} for token in ("stale", tokens[1]["reader"]))
+    assert {live.ask("GET", "/runs", stale).status for _ in range(3 * LIMITS["failures"])} == {401}
+    assert live.ask("GET", "/runs", right).status == 200
     live.end()

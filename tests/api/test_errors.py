@@ -375,6 +375,7 @@ def test_bytes_that_are_gone_are_404(start, tmp_path):
     [
         ("/runs/leaderboard?metric_name=acuracy", "metric_name"), ("/runs?metric_name=acuracy", "metric_name"),
         ("/runs?sort=-metrics.acuracy", "sort"), ("/runs/run-a/metrics?key=acuracy", "key"),
+        ("/runs?where=metrics.acuracy%20%3E%200", "where"),
     ],
 )  # fmt: skip
 def test_a_misspelt_metric_is_400_with_the_nearest(server, path, where):
@@ -383,6 +384,13 @@ def test_a_misspelt_metric_is_400_with_the_nearest(server, path, where):
     assert found["nearest"][0] == "accuracy"
     assert server.get(path.replace("acuracy", "accuracy")).status == 200
     assert server.get("/runs?metric_name=accuracy&dataset_id=nothing").json() == []
+
+
+@pytest.mark.parametrize("path", ["models/deep/", "models//deep", "./deep", "deep/.", "/deep", "a/../deep", "c:deep", "%0Adeep"])
+def test_a_place_that_is_another_name_of_one_is_refused(server, path):
+    """A file has one place in its run; a folder's name is none."""
+    octets = {"Content-Type": "application/octet-stream"}
+    problem(server.ask("POST", f"/artifacts/run-a?path={path}", octets, b"x"), 400, "rejected", where="path")
 
 
 def test_a_bare_name_in_a_condition_is_told_what_it_may_be(server):

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import ailab
-from ailab import blobs, cli, datasets, events, inventory, journal, queries, store, views
+from ailab import artifacts, blobs, cli, datasets, events, inventory, journal, queries, store, views
 from ailab.actions import Actions
 from ailab.bodies import DatasetFields, LoggedEvent, NewProject, NewRun, NewToken, ProjectChange, RunChange
 from ailab.errors import ConflictError, FilterError, NotFoundError, RejectedError
@@ -106,7 +106,7 @@ def test_a_project_that_is_there_is_not_made_again(actions):
         with pytest.raises(ConflictError, match="is there"):
             actions.create_project(NewProject(name=name))
     actions.trash_project("iris")
-    with pytest.raises(ConflictError, match="in the trash; restore it"):
+    with pytest.raises(ConflictError, match="is in the trash\nhint: restore it"):
         actions.create_project(NewProject(name="iris"))
     with pytest.raises(ConflictError, match="in the trash"):
         actions.create_run(NewRun(project="iris"))
@@ -485,9 +485,26 @@ def test_undo_keeps_to_the_rules_of_the_trash(actions):
     actions.trash_run(run)
     actions.restore_run(run)
     event = latest(actions).event
+    actions.add_artifact(run, "a.bin", sha256=blobs.put_bytes(actions.lab.store, b"x"), size=1)
+    actions.trash_artifact(run, "a.bin")
+    actions.trash_artifact(run, "a.bin", on=False)
+    back = latest(actions).event
     actions.protect_run(run)
-    with pytest.raises(ConflictError, match="is protected"):
-        actions.undo(event)
+    for act in (lambda: actions.undo(event), lambda: actions.undo(back), lambda: actions.trash_artifact(run, "a.bin")):
+        with pytest.raises(ConflictError, match="is protected"):
+            act()
+    actions.protect_run(run, on=False)
+    actions.undo(back)
+    assert queries.list_artifacts(actions.lab, run)[0].trashed
+
+
+def test_the_next_version_of_a_file_is_of_the_kind_of_the_one_before(actions):
+    """Unless another is given; the kind that a name tells is for the first one."""
+    run, sha256 = actions.create_run(NewRun()).run_id, blobs.put_bytes(actions.lab.store, b"x")
+    kinds = [actions.add_artifact(run, "m.bin", sha256=sha256, size=1, kind=kind).kind for kind in (None, "checkpoint", None)]
+    assert kinds == ["other", "checkpoint", "checkpoint"]
+    (added,) = artifacts.keep(actions.lab.store, __file__, name="m.bin")
+    assert [actions.add_kept(run, [added], kind=kind)[0].kind for kind in (None, "log", None)] == ["checkpoint", "log", "log"]
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------

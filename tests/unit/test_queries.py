@@ -363,6 +363,7 @@ def test_a_metric_that_no_run_has_is_named_with_the_nearest(asked):
     for ask in (
         lambda: queries.leaderboard(asked, wrong, strict=True),
         lambda: queries.list_runs(asked, queries.RunFilter(metric_name=wrong), strict=True),
+        lambda: queries.list_runs(asked, queries.RunFilter(where=f"status = 'failed' and metrics.{wrong} > 0"), strict=True),
         lambda: queries.list_runs(asked, queries.RunFilter(sort=f"-metrics.{wrong}"), strict=True),
         lambda: queries.metric_points(asked, queries.leaderboard(asked, name)[0].run_id, keys=[wrong], strict=True),
     ):
@@ -373,6 +374,23 @@ def test_a_metric_that_no_run_has_is_named_with_the_nearest(asked):
     assert queries.list_runs(asked, queries.RunFilter(metric_name=name, status="pending"), strict=True).rows == []
     assert queries.list_runs(asked, queries.RunFilter(metric_name=wrong, trashed=True), strict=True).rows == []
     assert (queries.leaderboard(asked, wrong), queries.list_runs(asked, queries.RunFilter(metric_name=wrong)).rows) == ([], [])
+
+
+def test_a_parameter_that_no_run_has_is_named_with_the_nearest(store_dir, lab):
+    """Where a condition finds nothing; what finds something, though a part of it never can, is no mistake."""
+    with ailab.start_run(config={"opt": {"lr": 0.1}}) as run:
+        run.log({"loss": 1.0})
+    for asked in (
+        {"where": "params.opt.lr < 1"}, {"where": "PARAM.`opt.lr` < 1 or metrics.loss > 5"}, {"params": {"opt.lr": "0.1"}},
+    ):  # fmt: skip
+        with pytest.raises(FilterError, match=r"no parameter 'opt\.lr'") as found:
+            queries.list_runs(lab(), queries.RunFilter(**asked), strict=True)
+        assert found.value.nearest == ["opt/lr"]
+        assert queries.list_runs(lab(), queries.RunFilter(**asked)).rows == []
+    for where in ("params.opt.lr is null", "metrics.loss = 1 or params.opt.lr < 1", "not params.opt.lr < 1"):
+        assert queries.list_runs(lab(), queries.RunFilter(where=where), strict=True).total == 1
+    for where in ("params.`opt/lr` > 5", "tags.nobody = 'x'", "params.`opt/lr` = 'no text'"):
+        assert queries.list_runs(lab(), queries.RunFilter(where=where), strict=True).total == 0
 
 
 def test_before_the_first_metric_nothing_is_misspelt(store_dir, lab):

@@ -294,5 +294,6 @@ def test_a_thing_that_is_no_dictionary_is_not_taken_for_one():
 def test_tags_are_words_or_pairs():
     assert values.tags(None) == {}
     assert values.tags("one") == {"one": None}
-    assert values.tags(["a", "b"]) == {"a": None, "b": None}
+    assert values.tags(["a", "b=1", "c=d=e"]) == {"a": None, "b": "1", "c": "d=e"}
+    assert values.tags("b=1") == {"b": "1"}
     assert values.tags({"a": 1, "b": None, 3: "x"}) == {"a": "1", "b": None, "3": "x"}

@@ -135,10 +135,9 @@ def check_place(path: str) -> None:
         RejectedError: it is absolute, goes up, or has something else in it that no path needs.
     """
     parts = path.split("/")
-    if path.startswith("/") or ".." in parts or "\\" in path or any(c < " " or c == "\x7f" for c in path) or ":" in parts[0][:2]:
-        raise RejectedError(
-            f"path {path[:100]!r} is not allowed", key="path", hint="allowed: a relative path with /, and no part that goes up"
-        )
+    if {"", ".", ".."} & set(parts) or "\\" in path or any(c < " " or c == "\x7f" for c in path) or ":" in parts[0][:2]:
+        hint = "allowed: a relative path with /, to the file's name, and no part that is empty or goes up"
+        raise RejectedError(f"path {path[:100]!r} is not allowed", key="path", hint=hint)
 
 
 def _created(request: Request[Any, Any, Any], run_id: str, new: Reference) -> Response[ArtifactFile]:
@@ -170,7 +169,7 @@ def download_artifact(request: Request[Any, Any, Any]) -> Stream | Response[Any]
 @delete(
     "/artifacts/{run_id:str}/download/{path:path}", status_code=204,
     **route("trash_artifact", "Put all versions of a file in the trash; nothing of it is lost.", tag="artifacts", example=None,
-            needs="writer", fails=(400, 404), confined=True),
+            needs="writer", fails=(400, 404, 409), confined=True),
 )  # fmt: skip
 def delete_artifact(request: Request[Any, Any, Any]) -> None:
     """Put it there."""

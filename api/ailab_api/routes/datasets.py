@@ -47,13 +47,13 @@ _FIELDS = (
 @get(
     "/datasets",
     **route("list_datasets", "The newest version of every dataset, newest first.", tag="datasets", asks=_FILTERS,
-            example=[examples.DATASET], total=True, confined=True),
+            example=[examples.DATASET], total=True, confined=True, fails=(400, 404)),
 )  # fmt: skip
 def list_datasets(request: Request[Any, Any, Any]) -> Response[list[DatasetView]]:
     """Answer with a page of datasets."""
-    question, only = asked(request), actor(request).project
+    question = asked(request)
     f = DatasetFilter(
-        project_id=question.one("project_id") if only is None else only, name=question.one("name"), q=question.one("q"),
+        project_id=actor(request).project_for(question.one("project_id")), name=question.one("name"), q=question.one("q"),
         tag=question.one("tag"), all_versions=bool(question.switch("all_versions")), trashed=bool(question.switch("trashed")),
         limit=question.count("limit", default=LIMIT_DEFAULT),
     )  # fmt: skip

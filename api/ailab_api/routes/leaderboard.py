@@ -41,12 +41,13 @@ _ASKS = (
         asks=_ASKS,
         example=[examples.ROW],
         confined=True,
+        fails=(400, 404),
     ),
 )
 def get_leaderboard(request: Request[Any, Any, Any]) -> list[LeaderboardRow]:
     """Answer with the rows, best first."""
     question, lab = asked(request), lab_of(request)
-    project = actor(request).project or question.one("project_id")
+    project = actor(request).project_for(question.one("project_id"))
     known = ", ".join(naming.known_metrics(lab, project)[:10]) if not question.one("metric_name") else ""
     return queries.leaderboard(
         lab, question.need("metric_name", f"known metrics: {known or 'none yet'}"), top_k=question.count("top_k", default=10),

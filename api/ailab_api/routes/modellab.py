@@ -14,7 +14,7 @@ from litestar.response import Stream
 
 import ailab
 from ailab import inventory, queries
-from ailab.bodies import NewProject, ProjectChange
+from ailab.bodies import NewProject, ProjectChange, as_tags
 from ailab.filters import LIMIT_MAX, RunFilter
 from ailab.inventory import DatasetDetail, DatasetFilter, DatasetPreview, ProjectView
 from ailab.queries import ArtifactFile, Page, RunDetail
@@ -39,7 +39,6 @@ from ..modellab import (
     respelt,
     run_answer,
     status_of,
-    tags_of,
     there,
     update,
 )
@@ -353,7 +352,7 @@ async def _change_run(request: Request[Any, Any, Any]) -> Answer:
         actor(request).project_for(said.project_id)
     with acting(request) as actions:
         run = _run(request, run_of(request))
-        tags = None if said.tags is None else tags_of(said.tags)
+        tags = None if said.tags is None else as_tags(said.tags)
         run = actions.change_run(run.run_id, update(run, said))
         if tags is not None and tags != run.tags:
             run = actions.tag(run.run_id, tags, remove=run.tags.keys() - tags.keys())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from . import artifacts, blobs, events, inventory, naming, queries, values
+from . import artifacts, blobs, events, inventory, naming, queries, undoing, values
 from .bodies import (
     BATCH_MAX,
     BEGINNINGS,
@@ -578,7 +578,7 @@ class Actions:
     # -- taking back -------------------------------------------------------------------------------------------------
 
     def undo(self, event: str) -> list[queries.Change]:
-        """Take back a change of a run, project or dataset: what it changed reads as it did before.
+        """Take back a change of a run, project or dataset, with what changed with it: it reads as it did before.
 
         Returns:
             What the undoing changed.
@@ -589,42 +589,17 @@ class Actions:
             ConflictError: it is undone already, something was changed since that it had set, or the rules of the trash forbid it.
         """
         self.lab.refresh()
-        rows = queries.changes_of_event(self.lab, event)
-        if not rows:
-            raise NotFoundError("change", event, hint="the list of changes names the events that can be undone")
-        if self._only is not None and any(row.field == "project" for row in rows):
+        found = undoing.undoing_of(self.lab, event)
+        if self._only is not None and found.moves:
             raise RefusedError("a token of one project moves nothing", hint="it needs a token without a project")
-        first = rows[0]
-        about, name = _subject(first)
-        if about == "run":
-            fold = self.lab.fold_of(name)
-            assert fold is not None  # noqa: S101  (it has a change)
-            history = [(one["event"], one["field"]) for one in fold.state().changes]
-            undoing = fold.undoing_of(event)
+        undoing.check(self.lab, found)
+        self._check_trash(found.changes)
+        if found.about == "run":
+            said = self._write([events.ChangeUndone(event=event)], found.name, self.lab.clock_of(found.name))
         else:
-            found = self.lab.rows(
-                "SELECT event, version, field FROM base.subject_change_table WHERE about = ? AND name = ? ORDER BY rowid",
-                [about, name],
-            )
-            history = [(row[0], f"{row[1] or ''}.{row[2]}") for row in found]
-            undoing = self.lab.undoing_of_subject(event, about, name)
-        if undoing is not None:
-            hint = f"undo {undoing} to have it back"
-            raise ConflictError(f"it is undone already, by event {undoing}", where="event", nearest=[undoing], hint=hint)
-        last = {field: changed_by for changed_by, field in history}
-        later = [(field, last[field]) for changed_by, field in history if changed_by == event and last[field] != event]
-        if later:
-            field, by = later[0]
-            raise ConflictError(
-                f"{field.rpartition('.')[2] if first.run_id is None else field} was changed again since, by event {by}",
-                where="event", nearest=[by], hint="undo the later change first",
-            )  # fmt: skip
-        self._check_trash(rows)
-        if about == "run":
-            said = self._write([events.ChangeUndone(event=event)], name, self.lab.clock_of(name))[0]
-        else:
-            said = self._write_about([events.ChangeUndone(event=event, **{about: name})], about, name)[0]
-        return queries.changes_of_event(self.lab, said)
+            taken = [events.ChangeUndone(event=one, **{found.about: found.name}) for one in found.events]
+            said = self._write_about(list(taken), found.about, found.name)
+        return [change for one in said for change in queries.changes_of_event(self.lab, one)]
 
     def _check_trash(self, rows: list[queries.Change]) -> None:
         """Raise ConflictError where what is undone put something out of the trash that may not go there now."""
@@ -723,15 +698,6 @@ def _told(version: DatasetView, said: dict[str, Any], versions: list[DatasetView
         if project is not None and other.sha256 != sha256 and other.project_id == version.project_id != project_of(project)
     ]
     return [events.DatasetVersionChanged(dataset=dataset, sha256=sha256, **said), *others]
-
-
-def _subject(change: queries.Change) -> tuple[str, str]:
-    """What was changed, a run, project or dataset, and its id."""
-    if change.run_id is not None:
-        return "run", change.run_id
-    if change.dataset_id is not None:
-        return "dataset", change.dataset_id.partition("@")[0]
-    return "project", change.project_id or ""
 
 
 def token_digest(text: str) -> str:

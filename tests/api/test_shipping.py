@@ -441,8 +441,15 @@ def test_a_refusal_is_said_and_nothing_is_lost(far, tokens_afar):
 def test_a_server_that_is_away_is_an_error_of_sync(far, monkeypatch):
     """`sync` says so after a few tries; the process beside a training would go on trying."""
     monkeypatch.setattr(remote, "WAITS_S", (0.01,) * 6)
-    with pytest.raises(StoreError, match="does not answer"):
+    with pytest.raises(StoreError, match=r"does not answer.*\nhint: is `ailab serve` running there"):
         remote.sync(far, "http://127.0.0.1:9", None)
+
+
+def test_https_where_no_tls_is_spoken_is_told(far, lab, monkeypatch):
+    """A frequent slip, which sounds like a server that is away."""
+    monkeypatch.setattr(remote, "WAITS_S", (0.01,) * 6)
+    with pytest.raises(StoreError, match=r"SSL.*\nhint: what answers there speaks no TLS"):
+        remote.sync(far, lab[0].url.replace("http:", "https:"), None)
 
 
 def test_what_is_no_ailab_server_is_called_so(far):

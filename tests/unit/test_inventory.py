@@ -272,6 +272,41 @@ def test_a_new_version_belongs_where_its_dataset_does(actions):
     again(actions)
 
 
+def test_a_dataset_comes_back_as_a_whole(actions):
+    """Undoing the move of any version takes all of them back, as does undoing that; what was in another project stays there."""
+    first, _ = add(actions, b"a\n1\n", project_id="iris")
+    actions.change_dataset("iris", DatasetFields(project_id="beer"))
+    add(actions, b"a\n2\n")
+    add(actions, b"a\n3\n", tags=["x"])
+    apart = events.DatasetVersionChanged(dataset="iris", sha256=first.sha256, project="cellar")
+    actions._writer.append(apart, by="ada")
+
+    def projects():
+        return [row.project_id for row in inventory.list_versions(actions.lab, "iris")]
+
+    actions.change_dataset("iris@v2", DatasetFields(project_id="wine", description="moved"))
+    assert projects() == ["wine", "wine", "cellar"]
+    moves = [row.event for row in queries.list_changes(actions.lab).rows if row.field == "project" and row.new == "wine"]
+    event = moves[0]
+    for i in range(4):
+        undone = actions.undo(event)
+        assert projects() == ["beer", "beer", "cellar"]
+        assert sorted(row.field for row in undone) == ["description", "project", "project"]
+        with pytest.raises(ConflictError, match="undone already"):
+            actions.undo(moves[0])
+        event = actions.undo(undone[i % 2].event)[i % 2].event
+        assert (projects(), inventory.get_dataset(actions.lab, "iris@v2").description) == (["wine", "wine", "cellar"], "moved")
+    actions.change_dataset("iris@v3", DatasetFields(description="later"))
+    later = events.DatasetVersionChanged(
+        dataset="iris", sha256=inventory.get_dataset(actions.lab, "iris@v3").sha256, project="cellar"
+    )
+    actions._writer.append(later, by="ada")
+    actions.lab.refresh()
+    with pytest.raises(ConflictError, match="project was changed again since"):
+        actions.undo(event)
+    assert projects() == ["cellar", "wine", "cellar"]
+
+
 def test_a_dataset_of_no_project_is_taken_in_by_one(actions):
     """Whoever adds to it says which; then it is that project's, with what was there before."""
     add(actions, b"a\n1\n")

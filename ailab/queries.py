@@ -271,12 +271,14 @@ def _check_names(lab: Lab, f: RunFilter, best: Any, *, found: bool) -> None:
 def _count(lab: Lab, where: str, values: list[Any]) -> int:
     """How many runs a condition keeps; asked once until a run changes."""
     key = (where, *map(repr, values))
-    if key not in lab.counts:
+    found = lab.counts.get(key)
+    if found is None:
         if len(lab.counts) >= COUNTS_MAX:
             lab.counts.clear()
         text = f"SELECT count(*) FROM base.run_table WHERE {where}"  # noqa: S608  (fixed fragments)
-        (lab.counts[key],) = lab.rows(text, values)[0]
-    return lab.counts[key]
+        ((found,),) = lab.rows(text, values)
+        lab.counts[key] = found
+    return found
 
 
 def runs_by_status(lab: Lab) -> dict[str, int]:

@@ -27,6 +27,7 @@ from .. import commits
 from ..errors import DamageError, StoreError
 from ..journal import Envelope, Tail, writer_alive
 from . import scratch, snapshot, wide
+from .askers import Askers
 from .fold import UNDONE, RunFold, Told, removed_by, tell
 from .register import KINDS as REGISTER_KINDS
 from .register import NAMING_KINDS, Register
@@ -38,6 +39,7 @@ from .wide import quoted
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from ..commits import Commit
     from ..journal import Segment
@@ -63,8 +65,6 @@ TIDY_EVERY = 4
 """Refreshes between two looks at it, which cost 0.4 ms."""
 DOCUMENTS_MAX = 256
 """Environments and codes that are kept at hand."""
-PARSED_MAX = 256
-"""Questions that are kept parsed."""
 HEAVY = 50_000
 """Lines behind the snapshot from which on a newer snapshot is worth opening anew."""
 INNER = frozenset({"run_now", "summary_now", "environment_now", "code_now", "point_now", "system_now", "console_now"})
@@ -79,29 +79,28 @@ class _Stale(Exception):  # noqa: N818  (it says what is to be done, and never l
 
 
 class Lab:
-    """The catalogue of one store. Use it from one thread at a time, or through `cursor`.
+    """The catalogue of one store. One thread at a time uses it; others may ask meanwhile, within `reading`.
 
     Args:
         store: the store.
 
     Attributes:
-        con: the connection.
+        con: the connection of the thread that asks for it.
         counts: numbers of runs that were asked for, until a run changes.
         opened_s: seconds that opening took, and `rebuilt_s` those of it that computing a snapshot took.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.con = duckdb.connect(":memory:", config=CONFIG)
-        self.con.execute("SET timezone = 'UTC'")
-        self.con.execute(f"SET late_materialization_max_rows = {LATE_ROWS}")
+        self._askers = Askers(duckdb.connect(":memory:", config=CONFIG))
+        self.con.execute("SET GLOBAL timezone = 'UTC'")
+        self.con.execute(f"SET GLOBAL late_materialization_max_rows = {LATE_ROWS}")
         self.con.execute(f"SET checkpoint_threshold = '{UNTIDIED}B'")
         self.refreshed_at = 0.0
         self.rebuilt_s = 0.0
         self._lock = threading.RLock()
         self._locked = False
         self._commented = False
-        self._parsed: dict[str, duckdb.Statement] = {}
         self._folder = ""
         self._attached = False
         self._ruined: dict[str, str] = {}
@@ -196,11 +195,9 @@ class Lab:
     def _detach(self) -> None:
         """Let go of what an earlier opening made; tables of the user stay."""
         if self._attached:
-            views = self.con.execute(
-                "SELECT view_name FROM duckdb_views() WHERE NOT internal AND database_name = 'memory'"
-            ).fetchall()
+            text = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND database_name = 'memory'"
             known = {*_names("VIEW", statements("views")), "wide", "event_all", "point_all"}
-            for (name,) in views:
+            for (name,) in self.con.execute(text).fetchall():
                 if name in known:
                     self.con.execute(f'DROP VIEW IF EXISTS "{name}"')
             for name in _names("TABLE", statements("tail")):
@@ -235,12 +232,22 @@ class Lab:
         return snapshot.spans_of(self.con, names) if self._snapshot is not None else {}
 
     def close(self) -> None:
-        """Let go of the catalogue."""
+        """Let go of the catalogue; nobody reads it any more."""
+        self._askers.close()
         self.con.close()
         if self._folder:
             scratch.remove(self._folder)
 
     # -- asking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def con(self) -> duckdb.DuckDBPyConnection:
+        """The connection of this thread."""
+        return self._askers.mine.con
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Until its end, ask in this thread while others do: nothing changes, and views are there that were made before."""
+        return self._askers.reading()
 
     def comment(self) -> None:
         """Put the comments of views.sql on views and columns: for people, and 60 ms that no other reader needs to spend."""
@@ -284,14 +291,8 @@ class Lab:
         return self.con.cursor()
 
     def rows(self, text: str, values: Sequence[Any] = ()) -> list[Any]:
-        """All rows of a question of ours; a text that was asked before is not parsed again, which is a fifth of a short one."""
-        parsed = self._parsed.get(text)
-        if parsed is None:
-            if len(self._parsed) >= PARSED_MAX:
-                self._parsed.clear()
-            (parsed,) = self.con.extract_statements(text)
-            self._parsed[text] = parsed
-        return self.con.execute(parsed, list(values)).fetchall()
+        """All rows of a question of ours."""
+        return self._askers.mine.rows(text, values)
 
     def is_pattern(self, text: str) -> bool:
         """Whether a text is a regular expression that the engine understands."""
@@ -369,9 +370,9 @@ class Lab:
 
     def refresh(self, max_age_s: float = 0.0, *, within_s: float = inf) -> None:
         """Bring everything up to date, unless that was done within `max_age_s`; of a flood, take in what `within_s` allows."""
-        with self._lock:
-            if max_age_s and time.monotonic() - self.refreshed_at < max_age_s:
-                return
+        if max_age_s and time.monotonic() - self.refreshed_at < max_age_s:
+            return
+        with self._lock, self._askers.changing():
             try:
                 self._follow_commits()
                 self._read_tail(time.monotonic() + within_s)
@@ -393,8 +394,9 @@ class Lab:
         """Stand on another snapshot, and read what came after it."""
         for _ in range(3):
             try:
-                self._open()
-                self._read_tail()
+                with self._askers.changing():
+                    self._open()
+                    self._read_tail()
             except _Stale:
                 continue
             except BaseException:
@@ -678,11 +680,10 @@ class Lab:
 
         Where the segments that it replaced are still there, they are read in its place.
         """
-        for name in [
-            name for name in self._ruined if name in self._records and commits.is_whole(self.store, self._records[name])
-        ]:
-            del self._ruined[name]  # somebody has brought them from a copy
-            self._tables = None
+        for name in self._ruined.keys() & self._records.keys():
+            if commits.is_whole(self.store, self._records[name]):
+                del self._ruined[name]  # somebody has brought them from a copy
+                self._tables = None
         while (tables := self.tables()) is not None:
             for name, problem in tables.check():
                 self._leave_out(name, problem)

@@ -8,7 +8,7 @@ from ailab import naming, queries
 from ailab.queries import LeaderboardRow
 
 from .. import examples
-from ..catalogue import lab_of
+from ..catalogue import catalogue_of, lab_of
 from ..contract import Ask, actor, asked, route
 
 _ASKS = (
@@ -42,18 +42,22 @@ _ASKS = (
         example=[examples.ROW],
         confined=True,
         fails=(400, 404),
+        waits=True,
     ),
 )
-def get_leaderboard(request: Request[Any, Any, Any]) -> list[LeaderboardRow]:
+async def get_leaderboard(request: Request[Any, Any, Any]) -> list[LeaderboardRow]:
     """Answer with the rows, best first."""
-    question, lab = asked(request), lab_of(request)
+    question = asked(request)
     project = actor(request).project_for(question.one("project_id"))
-    known = ", ".join(naming.known_metrics(lab, project)[:10]) if not question.one("metric_name") else ""
-    return queries.leaderboard(
-        lab, question.need("metric_name", f"known metrics: {known or 'none yet'}"), top_k=question.count("top_k", default=10),
-        dataset_id=question.one("dataset_id"), has_artifacts=question.switch("has_artifacts"), order=question.one("order"),
-        of=question.one("of"), project_id=project, strict=True,
-    )  # fmt: skip
+    known = ", ".join(naming.known_metrics(lab_of(request), project)[:10]) if not question.one("metric_name") else ""
+    given: dict[str, Any] = {
+        "metric_name": question.need("metric_name", f"known metrics: {known or 'none yet'}"),
+        "top_k": question.count("top_k", default=10), "dataset_id": question.one("dataset_id"),
+        "has_artifacts": question.switch("has_artifacts"), "order": question.one("order"), "of": question.one("of"),
+        "project_id": project,
+    }  # fmt: skip
+    views = given["of"] is not None
+    return await catalogue_of(request).ask(lambda lab: queries.leaderboard(lab, **given, strict=True), views=views)
 
 
 HANDLERS = [get_leaderboard]

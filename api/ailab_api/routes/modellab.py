@@ -18,6 +18,7 @@ from ailab.bodies import NewProject, ProjectChange, as_tags
 from ailab.filters import LIMIT_MAX, RunFilter
 from ailab.inventory import DatasetDetail, DatasetFilter, DatasetPreview, ProjectView
 from ailab.queries import ArtifactFile, Page, RunDetail
+from ailab.views import Lab
 
 from .. import examples
 from ..catalogue import acting, catalogue_of, dataset_of, lab_of, project_of, run_of
@@ -287,37 +288,42 @@ def _run(request: Request[Any, Any, Any], run_id: str) -> RunDetail:
     return found
 
 
-def _runs(request: Request[Any, Any, Any], project: str | None) -> Response[Answer]:
-    lab, question = lab_of(request), asked(request)
+async def _runs(request: Request[Any, Any, Any], project: str | None) -> Response[Answer]:
+    question = asked(request)
     status, kind = question.one("status"), question.one("model_type")
-    page = queries.list_runs(lab, RunFilter(
+    f = RunFilter(
         project_id=project, dataset_id=_either(question, "dataset_id", "datasetId"),
         status=status if status in {None, "crashed"} else status_of(status or ""),
         params={} if kind is None else {"model_type": kind},
         cursor=question.one("cursor"), limit=question.count("limit", default=LIMIT_MAX),
-    ))  # fmt: skip
-    found = queries.get_runs_by_ids(lab, [row.run_id for row in page.rows])
+    )  # fmt: skip
+
+    def find(lab: Lab) -> tuple[Page, list[RunDetail]]:
+        page = queries.list_runs(lab, f)
+        return page, queries.get_runs_by_ids(lab, [row.run_id for row in page.rows])
+
+    page, found = await catalogue_of(request).ask(find)
     return _enveloped(request, "runs", [run_answer(run) for run in found], page)
 
 
 @get(
     f"{PREFIX}/runs",
     **modellab_route("list_runs", "Runs, newest first.", asks=_OF_RUNS, example={"runs": [_RUN["run"]]}, total=True,
-                     headers=PAGED, fails=(400, 404)),
+                     headers=PAGED, fails=(400, 404), waits=True),
 )  # fmt: skip
-def list_runs(request: Request[Any, Any, Any]) -> Response[Answer]:
+async def list_runs(request: Request[Any, Any, Any]) -> Response[Answer]:
     """Answer with the runs."""
-    return _runs(request, actor(request).project_for(_either(asked(request), "project_id", "projectId")))
+    return await _runs(request, actor(request).project_for(_either(asked(request), "project_id", "projectId")))
 
 
 @get(
     f"{PREFIX}/projects/{{project_id:str}}/runs",
     **modellab_route("list_project_runs", "The runs of a project, newest first.", asks=(_CURSOR, _LIMIT), total=True,
-                     headers=PAGED, example={"runs": [_RUN["run"]]}, fails=(400, 404)),
+                     headers=PAGED, example={"runs": [_RUN["run"]]}, fails=(400, 404), waits=True),
 )  # fmt: skip
-def list_project_runs(request: Request[Any, Any, Any]) -> Response[Answer]:
+async def list_project_runs(request: Request[Any, Any, Any]) -> Response[Answer]:
     """Answer with the runs."""
-    return _runs(request, _project(request).project_id)
+    return await _runs(request, _project(request).project_id)
 
 
 @post(

@@ -11,7 +11,7 @@ from ailab.inventory import DatasetFilter, DatasetView, ProjectView
 from ailab.queries import RunSummaryView
 
 from .. import examples
-from ..catalogue import acting, lab_of, project_of
+from ..catalogue import acting, catalogue_of, lab_of, project_of
 from ..contract import LIMIT, LOCATED, PAGED, Ask, actor, asked, read_body, route
 from .runs import CURSOR, paged
 
@@ -124,14 +124,14 @@ def list_project_datasets(request: Request[Any, Any, Any]) -> Response[list[Data
     "/projects/{project_id:str}/runs",
     **route("list_project_runs", "Runs of a project, newest first.", tag="projects",
             asks=(Ask("cursor", "Go on behind a page: the cursor of its Link header.", CURSOR), LIMIT),
-            example=[examples.SUMMARY], total=True, headers=PAGED, confined=True, fails=(400, 404)),
+            example=[examples.SUMMARY], total=True, headers=PAGED, confined=True, fails=(400, 404), waits=True),
 )  # fmt: skip
-def list_project_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]:
+async def list_project_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]:
     """Answer with a page of runs."""
-    lab, project, question = lab_of(request), project_of(request), asked(request)
-    inventory.get_project(lab, project)
-    limit = question.count("limit", default=LIMIT_DEFAULT)
-    page = queries.list_runs(lab, RunFilter(project_id=project, limit=limit, cursor=question.one("cursor")))
+    project, question = project_of(request), asked(request)
+    inventory.get_project(lab_of(request), project)
+    f = RunFilter(project_id=project, limit=question.count("limit", default=LIMIT_DEFAULT), cursor=question.one("cursor"))
+    page = await catalogue_of(request).ask(lambda lab: queries.list_runs(lab, f))
     return Response(page.rows, headers=paged(request, page))
 
 

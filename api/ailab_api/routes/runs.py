@@ -119,17 +119,18 @@ def limited(request: Request[Any, Any, Any], f: RunFilter) -> RunFilter:
     **route(
         "list_runs", "Runs that all filters keep, newest first; the Link header has the next page.", tag="runs",
         asks=(*FILTERS, AS_OF), example=[examples.SUMMARY], total=True, headers=PAGED | POSITIONED,
-        confined=True, fails=(400, 404),
+        confined=True, fails=(400, 404), waits=True,
     ),
 )  # fmt: skip
-def list_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]:
+async def list_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummaryView]]:
     """Answer with a page of runs."""
     question = asked(request)
     f = limited(request, RunFilter.parse(pair for pair in question.pairs if pair[0] != "as_of"))
     moment = question.one("as_of")
-    page = (
-        queries.list_runs(lab_of(request), f, strict=True) if moment is None else queries.runs_as_of(lab_of(request), moment, f)
-    )
+    if moment is None:
+        page = await catalogue_of(request).ask(lambda lab: queries.list_runs(lab, f, strict=True))
+    else:
+        page = queries.runs_as_of(lab_of(request), moment, f)
     return Response(page.rows, headers=paged(request, page))
 
 

@@ -60,6 +60,11 @@ class Askers:
         found: Asker = getattr(self._mine, "asker", self._owner)
         return found
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether the thread that asks for it is within `reading`."""
+        return self.mine is not self._owner
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Let a thread that does not own the catalogue read it, while others do; until the end nothing is changed."""
@@ -80,7 +85,7 @@ class Askers:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Let a thread change the catalogue once nobody reads; within, the same thread may say so again."""
-        assert self.mine is self._owner, "a question changes nothing: it would wait for itself"  # noqa: S101
+        assert not self.is_reading, "a question changes nothing: it would wait for itself"  # noqa: S101
         me = threading.get_ident()
         if self._changes == me:
             yield

@@ -32,7 +32,7 @@ from .fold import UNDONE, RunFold, Told, removed_by, tell
 from .register import KINDS as REGISTER_KINDS
 from .register import NAMING_KINDS, Register
 from .rows import ARROW_ROWS, Documents, EventRow, Key, RunRows, insert, memory_of, one_row, uid_of, write_anew
-from .snapshot import CONFIG, States, attach, crash, mark_of, state_keys, statements
+from .snapshot import CONFIG, States, attach, crash, mark_of, names_in, state_keys, statements
 from .tables import Tables, literal, points_of_json
 from .wide import quoted
 
@@ -196,11 +196,11 @@ class Lab:
         """Let go of what an earlier opening made; tables of the user stay."""
         if self._attached:
             text = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND database_name = 'memory'"
-            known = {*_names("VIEW", statements("views")), "wide", "event_all", "point_all"}
+            known = {*names_in("VIEW", "views"), "wide", "event_all", "point_all"}
             for (name,) in self.con.execute(text).fetchall():
                 if name in known:
                     self.con.execute(f'DROP VIEW IF EXISTS "{name}"')
-            for name in _names("TABLE", statements("tail")):
+            for name in names_in("TABLE", "tail"):
                 self.con.execute(f'DROP TABLE IF EXISTS "{name}"')
             for part in ("base", "more"):
                 self.con.execute(f"DETACH {part}")
@@ -276,7 +276,7 @@ class Lab:
 
     def view_names(self) -> frozenset[str]:
         """The views that people may rely on, in lower case."""
-        return frozenset({*_names("VIEW", statements("views")), "wide"}) - INNER
+        return frozenset({*names_in("VIEW", "views"), "wide"}) - INNER
 
     def locked(self) -> duckdb.DuckDBPyConnection:
         """A cursor that can reach neither files nor settings; the whole catalogue is locked from then on."""
@@ -737,7 +737,9 @@ class Lab:
             ])  # fmt: skip
 
     def make_views(self) -> None:
-        """Make the views, or those of them that what has come since changes."""
+        """Make the views, or those of them that what has come since changes; those who only read find them made."""
+        if self._askers.is_reading:  # they must not wait for the lock: whoever holds it may wait for them
+            return
         with self._lock:
             self._flush()
             self.sum_up()
@@ -792,8 +794,3 @@ class Lab:
         self.con.execute(wide.statement(base, columns))
         if self._commented:
             self.con.execute(f"COMMENT ON VIEW wide IS {literal(WIDE_COMMENT)}")
-
-
-def _names(what: str, text: str) -> list[str]:
-    """Names of the views or tables that statements make."""
-    return re.findall(rf"^CREATE (?:OR REPLACE )?{what} (\w+)", text, re.MULTILINE)

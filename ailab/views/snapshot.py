@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import mmap
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -98,6 +99,11 @@ def statements(part: str) -> str:
     """A part of views.sql: `base`, `more`, `tail` or `views`."""
     text = (Path(__file__).parent / "views.sql").read_text()
     return next(piece.partition("\n")[2] for piece in text.split("-- part: ") if piece.startswith(part))
+
+
+def names_in(what: str, part: str) -> list[str]:
+    """Names of the views or tables (`VIEW`, `TABLE`) that a part of views.sql makes."""
+    return re.findall(rf"^CREATE (?:OR REPLACE )?{what} (\w+)", statements(part), re.MULTILINE)
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------

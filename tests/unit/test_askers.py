@@ -122,6 +122,7 @@ def test_each_has_a_connection_of_its_own_with_the_same_settings(catalogue):
 
 def test_answers_in_threads_are_those_of_one_state(store_dir, catalogue):
     """While runs come in and go into the trash, a page, its total and its order belong together, and nothing goes backwards."""
+    catalogue.make_views()
     stop, seen, wrong = threading.Event(), [0, 0], []
 
     def ask(i):
@@ -129,7 +130,7 @@ def test_answers_in_threads_are_those_of_one_state(store_dir, catalogue):
         while not stop.is_set():
             with catalogue.reading():
                 page = queries.list_runs(catalogue, asked)
-                best = queries.leaderboard(catalogue, "loss", top_k=1000, order="asc")
+                best = queries.leaderboard(catalogue, "loss", top_k=1000, order="asc", of="max" if i else None)
                 everybody = [row[0] for row in catalogue.rows("SELECT run_id FROM base.run_table WHERE NOT trashed")]
             if not page.total == len(best) == len(everybody) >= seen[i]:
                 wrong.append((page.total, len(best), len(everybody), seen[i]))

@@ -604,7 +604,8 @@ class Actions:
     def _check_trash(self, rows: list[queries.Change]) -> None:
         """Raise ConflictError where what is undone put something out of the trash that may not go there now."""
         for change in rows:
-            if change.old == "trashed" or (change.field == "trashed" and change.old not in {None, "false"}):
+            of_file = change.field.startswith("artifacts.") and change.old == "trashed"
+            if of_file or (change.field == "trashed" and change.old not in {None, "false"}):
                 if change.run_id is not None:
                     self._check_unprotected(change.run_id)
                 elif change.project_id is not None:

@@ -528,6 +528,9 @@ def test_undo_keeps_to_the_rules_of_the_trash(actions):
     for act in (lambda: actions.undo(event), lambda: actions.undo(back), lambda: actions.trash_artifact(run, "a.bin")):
         with pytest.raises(ConflictError, match="is protected"):
             act()
+    actions.note(run, "trashed")
+    actions.note(run, "a word like any other")
+    assert actions.undo(latest(actions).event)[0].new == "trashed"
     actions.protect_run(run, on=False)
     actions.undo(back)
     assert queries.list_artifacts(actions.lab, run)[0].trashed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -384,6 +385,21 @@ def test_a_misspelt_metric_is_400_with_the_nearest(server, path, where):
     assert found["nearest"][0] == "accuracy"
     assert server.get(path.replace("acuracy", "accuracy")).status == 200
     assert server.get("/runs?metric_name=accuracy&dataset_id=nothing").json() == []
+
+
+def test_a_file_of_a_protected_run_is_409_on_both_paths(start, store, tmp_path):
+    """And the document says so of both."""
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    live = start(dir=copy)
+    file = live.get("/artifacts/run-a").json()[0]["path"]
+    assert live.send("PATCH", "/runs/run-a", {"protected": True}).status == 200
+    paths = live.get("/schema/openapi.json").json()["paths"]
+    for prefix in ("", "/api/modellab"):
+        assert live.ask("DELETE", f"{prefix}/artifacts/run-a/download/{file}").status == 409
+        assert "409" in paths[f"{prefix}/artifacts/{{run_id}}/download/{{path}}"]["delete"]["responses"]
+    assert live.send("PATCH", "/runs/run-a", {"protected": False}).status == 200
+    assert live.ask("DELETE", f"/artifacts/run-a/download/{file}").status == 204
 
 
 @pytest.mark.parametrize("path", ["models/deep/", "models//deep", "./deep", "deep/.", "/deep", "a/../deep", "c:deep", "%0Adeep"])

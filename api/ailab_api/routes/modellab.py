@@ -450,7 +450,7 @@ def download_artifact(request: Request[Any, Any, Any]) -> Stream | Response[Any]
 @delete(
     f"{PREFIX}/artifacts/{{run_id:str}}/download/{{path:path}}", status_code=204,
     **modellab_route("delete_artifact", "Put all versions of a file in the trash.", example=None, needs="writer",
-                     fails=(400, 404)),
+                     fails=(400, 404, 409)),
 )  # fmt: skip
 def delete_artifact(request: Request[Any, Any, Any]) -> None:
     """Put it there."""

@@ -14,11 +14,10 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from litestar import Response
+from litestar.exceptions import HTTPException
 from litestar.response import Stream
 
 from ailab.errors import DamageError
-
-from . import errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,6 +40,7 @@ def download(request: Request[Any, Any, Any], file: IO[bytes], *, size: int, sha
 
     Raises:
         DamageError: the file has another size than it was kept with.
+        HTTPException: 416.
     """
     found = os.fstat(file.fileno()).st_size
     if found != size:
@@ -62,7 +62,8 @@ def download(request: Request[Any, Any, Any], file: IO[bytes], *, size: int, sha
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         if start >= end:
             file.close()
-            return _no_such_part(request, size)
+            unit = {"Content-Range": f"bytes */{size}"}
+            raise HTTPException(f"the file has {size} bytes", status_code=416, headers=unit)
     headers["Content-Length"] = str(end - start)
     kind = _TYPES.get(name.rpartition(".")[2].lower(), "application/octet-stream")
     if request.scope.get("ailab_head"):
@@ -80,12 +81,6 @@ def _part(asked: re.Match[str], size: int) -> tuple[int, int]:
     if asked[3] is not None:
         return max(0, size - int(asked[3])), size if int(asked[3]) else 0
     return int(asked[1]), min(size, int(asked[2]) + 1) if asked[2] is not None else size
-
-
-def _no_such_part(request: Request[Any, Any, Any], size: int) -> Response[Any]:
-    instance = errors.instance_of(request.scope)
-    found = errors.problem(416, f"the file has {size} bytes", instance=instance, where="Range", hint="bytes=0-")
-    return Response(found, status_code=416, media_type=errors.MEDIA_TYPE, headers={"Content-Range": f"bytes */{size}"})
 
 
 async def _pieces(file: IO[bytes], start: int, end: int) -> AsyncIterator[bytes]:

@@ -126,6 +126,8 @@ def _say_more(request: Request[Any, Any, Any], found: Problem) -> None:
         found.hint = "/schema lists all routes"
     elif found.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         found.detail = "the body is too large"
+    elif found.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        found.where, found.hint = "Range", "bytes=0-"
 
 
 def _sentence(error: AilabError) -> str:

@@ -402,6 +402,22 @@ def test_a_file_of_a_protected_run_is_409_on_both_paths(start, store, tmp_path):
     assert live.ask("DELETE", f"/artifacts/run-a/download/{file}").status == 204
 
 
+@pytest.mark.parametrize("prefix", ["", "/api/modellab"])
+def test_a_range_behind_the_end_is_refused_in_the_form_of_the_path(server, prefix):
+    """With the size of the file; our problem, or the client's three fields."""
+    file = next(file for file in server.get("/artifacts/run-a").json() if not file["reference"] and file["size"])
+    path = f"{prefix}/artifacts/run-a/download/{file['path']}"
+    answer = server.ask("GET", path, {"Range": f"bytes={file['size']}-"})
+    detail = f"the file has {file['size']} bytes"
+    assert (answer.status, answer.header("content-range")) == (416, f"bytes */{file['size']}")
+    if prefix:
+        assert (answer.header("content-type"), answer.json()["message"]) == ("application/json", detail)
+        assert answer.json()["details"][0]["path"] == ["Range"]
+    else:
+        problem(answer, 416, "requested-range-not-satisfiable", detail=detail, where="Range", hint="bytes=0-")
+    assert server.ask("GET", path, {"Range": f"bytes={file['size'] - 1}-"}).status == 206
+
+
 @pytest.mark.parametrize("path", ["models/deep/", "models//deep", "./deep", "deep/.", "/deep", "a/../deep", "c:deep", "%0Adeep"])
 def test_a_place_that_is_another_name_of_one_is_refused(server, path):
     """A file has one place in its run; a folder's name is none."""

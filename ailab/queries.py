@@ -35,8 +35,8 @@ from .naming import check_known, nearest_runs, unknown
 from .values import as_json
 from .views import asof
 from .views.points import Points
+from .views.questions import plain_value, select
 from .views.rows import uid_of
-from .views.sandbox import plain_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -709,7 +709,7 @@ def run_sql(lab: Lab, query: str, *, limit: int = LIMIT_MAX) -> SqlAnswer:
         FilterError: it does not parse or is not one SELECT.
     """
     asof.make_relations(lab, query)
-    columns, types, rows = lab.select(query, limit=limit + 1)
+    columns, types, rows = select(lab, query, limit=limit + 1)
     return SqlAnswer(
         columns=columns, types=types, rows=[[plain_value(v) for v in row] for row in rows[:limit]], truncated=len(rows) > limit
     )

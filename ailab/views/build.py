@@ -258,22 +258,6 @@ class Lab:
             self.con.execute(f"COMMENT ON VIEW wide IS {literal(WIDE_COMMENT)}")
             self._commented = True
 
-    def select(self, query: str, *, limit: int) -> tuple[list[str], list[str], list[tuple[Any, ...]]]:
-        """Run one statement that only reads; return (column names, column types, at most `limit` rows).
-
-        Raises:
-            FilterError: as `sandbox.rows_of`.
-        """
-        from . import sandbox
-
-        columns, types, parts = sandbox.rows_of(self, query)
-        rows: list[tuple[Any, ...]] = []
-        for some in parts:
-            rows += some
-            if len(rows) >= limit:
-                break
-        return columns, types, rows[:limit]
-
     def view_names(self) -> frozenset[str]:
         """The views that people may rely on, in lower case."""
         return frozenset({*names_in("VIEW", "views"), "wide"}) - INNER

@@ -17,6 +17,7 @@ from ailab.errors import DamageError
 from ailab.leftovers import Held
 from ailab.views import restore
 from ailab.views.compact import compact
+from ailab.views.questions import select
 
 CODECS = ("zstd", "snappy", "uncompressed")
 FLIPS = 500
@@ -156,23 +157,23 @@ def hurt(path, how):
 def test_a_question_to_damaged_tables_says_that_its_answer_lacks_something(place, caplog, table, how):
     """The catalogue has a snapshot of the runs, so that only whoever asks for points or events can notice."""
     with contextlib.closing(views.open_lab(place.path)) as lab:
-        whole = {name: lab.select(f"SELECT count(*) FROM {name}", limit=1)[2] for name in ("runs", "metrics", "events")}
+        whole = {name: select(lab, f"SELECT count(*) FROM {name}", limit=1)[2] for name in ("runs", "metrics", "events")}
     ((_, commit),) = commits.load(place)[0].items()
     path = place.table_path(commit.table(table).name)
     raw = Path(path).read_bytes()
     hurt(path, how)
     with contextlib.closing(views.open_lab(place.path)) as lab:
-        assert lab.select("SELECT count(*) FROM runs", limit=1)[2] == whole["runs"]
+        assert select(lab, "SELECT count(*) FROM runs", limit=1)[2] == whole["runs"]
         assert caplog.records == []
-        assert lab.select("SELECT count(*) FROM metrics", limit=1)[2] != whole["metrics"]
+        assert select(lab, "SELECT count(*) FROM metrics", limit=1)[2] != whole["metrics"]
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert path in caplog.text
         assert len(lab.problems) == 1
-        lab.select("SELECT count(*) FROM events", limit=1)
+        select(lab, "SELECT count(*) FROM events", limit=1)
         assert len(caplog.records) == 1
         damaged = Path(path).read_bytes() if how != "no file" else None
         Path(path).write_bytes(raw)  # and a reader that has the store open sees that it is whole again
-        assert lab.select("SELECT count(*) FROM metrics", limit=1)[2] == whole["metrics"]
+        assert select(lab, "SELECT count(*) FROM metrics", limit=1)[2] == whole["metrics"]
         assert (len(caplog.records), lab.problems) == (1, [])
     os.unlink(path) if damaged is None else Path(path).write_bytes(damaged)
     (found,) = [one for one in checkup.examine(place.path).findings if one.level == "error"]
@@ -196,11 +197,11 @@ def test_segments_that_are_put_back_are_read_in_place_of_damaged_tables(place, t
     compact(copy, grace_s=0)
     compact(copy, grace_s=0)
     with contextlib.closing(views.open_lab(copy.path)) as lab:
-        whole = lab.select("SELECT count(*), max(value), count(DISTINCT step) FROM metrics", limit=1)[2]
+        whole = select(lab, "SELECT count(*), max(value), count(DISTINCT step) FROM metrics", limit=1)[2]
     ((_, commit),) = commits.load(copy)[0].items()
     hurt(copy.table_path(commit.table(table).name), how)
     for name in backup.segment_names():
         Path(copy.segment_path(name)).write_bytes(Path(backup.segment_path(name)).read_bytes())
     with contextlib.closing(views.open_lab(copy.path)) as lab:
-        assert lab.select("SELECT count(*), max(value), count(DISTINCT step) FROM metrics", limit=1)[2] == whole
+        assert select(lab, "SELECT count(*), max(value), count(DISTINCT step) FROM metrics", limit=1)[2] == whole
     assert caplog.records == []

@@ -13,6 +13,7 @@ from house import ROOT, sources
 
 import ailab
 from ailab import actions, artifacts, blobs, errors, naming, queries, recorder, segments, settings, store, values, views
+from ailab.views.questions import select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,8 +109,8 @@ def of_questions(where):
     yield errors.FilterError, lambda: queries.RunFilter.parse([("metric_min", "much")])
     yield errors.FilterError, lambda: queries.list_runs(lab, queries.RunFilter.parse([("sort", "colour")]))
     yield errors.FilterError, lambda: queries.list_runs(lab, queries.RunFilter.parse([("from_timestamp", "yesterday")]))
-    yield errors.FilterError, lambda: lab.select("DELETE FROM runs", limit=1)
-    yield errors.FilterError, lambda: lab.select("SELECT nothing FROM runs", limit=1)
+    yield errors.FilterError, lambda: select(lab, "DELETE FROM runs", limit=1)
+    yield errors.FilterError, lambda: select(lab, "SELECT nothing FROM runs", limit=1)
     lab.close()
 
 

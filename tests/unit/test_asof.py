@@ -15,6 +15,7 @@ from ailab.filters import RunFilter
 from ailab.removal import purge, redact
 from ailab.store import open_store
 from ailab.views.compact import compact
+from ailab.views.questions import select
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_what_is_removed_is_in_no_answer(store_dir, opened, compacted):
     train("r2", 0.6)
     then, token = moment(), queries.position(opened())
     place = open_store(str(store_dir), create=False)
-    rows = opened().select("SELECT segment, seq FROM events WHERE kind = 'note.changed'", limit=9)[2]
+    rows = select(opened(), "SELECT segment, seq FROM events WHERE kind = 'note.changed'", limit=9)[2]
     if compacted:
         crush(store_dir)
     redact(place, [tuple(row) for row in rows], reason="test")

@@ -495,9 +495,10 @@ class Actions:
         """
         self.lab.refresh()
         base = file.replace("\\", "/").rpartition("/")[2]
-        name = as_name(base.rpartition(".")[0] or base if fields.name is UNSET else fields.name, "name", least=1)
+        key, said_name = ("file", base.rpartition(".")[0] or base) if fields.name is UNSET else ("name", fields.name)
+        name = as_name(said_name, key, least=1)
         if "@" in name:
-            raise RejectedError(f"name {name[:60]!r} is not allowed", key="name", hint="@ separates a name from its version")
+            raise RejectedError(f"{key} {name[:60]!r} is not allowed", key=key, hint="@ separates a name from its version")
         dataset = project_of(name)
         said = self._dataset_fields(fields)
         versions = inventory.versions_of(self.lab, dataset)

@@ -229,7 +229,8 @@ def as_name(text: str, key: str, *, least: int = 0, most: int = NAME_MAX) -> str
         RejectedError: it is shorter or longer, or has a NUL in it.
     """
     if len(text) > most or len(text.strip()) < least or "\x00" in text:
-        raise RejectedError(f"{key} {text[:60]!r} is not allowed", key=key, hint=f"a {key} has {least} to {most} characters")
+        hint = f"allowed: {least} to {most} characters, none of them NUL"
+        raise RejectedError(f"{key} {text[:60]!r} is not allowed", key=key, hint=hint)
     return _plain(text)
 
 

@@ -57,6 +57,9 @@ class Ask(msgspec.Struct, frozen=True):
     least: int = 1
     most: int | None = LIMIT_MAX
     """Of a whole number: the smallest and the largest that are allowed."""
+    pattern: str | None = None
+    longest: int | None = None
+    """Of a text: what it must match, and how many characters it has at most."""
 
     def fits(self, name: str) -> bool:
         """Whether `name` is this parameter; a name that ends with `.KEY` stands for every name with that beginning."""
@@ -65,7 +68,10 @@ class Ask(msgspec.Struct, frozen=True):
 
     def document(self) -> Parameter:
         """The parameter as OpenAPI has it."""
-        one = Schema(type=OpenAPIType(self.type), enum=list(self.choices) or None, default=self.default)
+        one = Schema(
+            type=OpenAPIType(self.type), enum=list(self.choices) or None, default=self.default, pattern=self.pattern,
+            max_length=self.longest,
+        )  # fmt: skip
         if self.type == "integer":
             one.minimum, one.maximum = self.least, self.most
         schema = Schema(type=OpenAPIType.ARRAY, items=one, min_items=1 if self.required else None) if self.many else one
@@ -523,8 +529,11 @@ def _schema_of(shape: type[Any]) -> dict[str, Any]:
 
 def _file_content(fields: tuple[Ask, ...]) -> dict[str, Any]:
     """A file as a body: in a form, beside the query parameters that may be its fields as well, or by itself."""
-    words = {ask.name: {"enum": list(ask.choices)} if ask.choices else {} for ask in fields}
-    parts = {ask.name: {"type": "string", "description": ask.description, **words[ask.name]} for ask in fields}
+    parts: dict[str, Any] = {}
+    for ask in fields:
+        limits = {"enum": list(ask.choices), "pattern": ask.pattern, "maxLength": ask.longest}
+        said = {"type": "string", "description": ask.description}
+        parts[ask.name] = said | {key: limit for key, limit in limits.items() if limit}
     form = {
         "type": "object", "properties": {"file": {"type": "string", "format": "binary"}, **parts}, "required": ["file"],
         "additionalProperties": False,

@@ -425,6 +425,22 @@ def test_a_place_that_is_another_name_of_one_is_refused(server, path):
     problem(server.ask("POST", f"/artifacts/run-a?path={path}", octets, b"x"), 400, "rejected", where="path")
 
 
+@pytest.mark.parametrize(
+    ("query", "where", "hint"),
+    [
+        ("file=a%00b.csv", "file", "allowed: 1 to 250 characters, none of them NUL"),
+        ("file=%20.csv", "file", "allowed: 1 to 250 characters, none of them NUL"),
+        ("file=a@v2.csv", "file", "@ separates a name from its version"),
+        ("file=a.csv&name=b%00", "name", "allowed: 1 to 250 characters, none of them NUL"),
+        ("file=a.csv&name=b@v2", "name", "@ separates a name from its version"),
+    ],
+)
+def test_a_name_that_no_dataset_can_have_is_told_where_it_stands(server, query, where, hint):
+    """A name of the file's is the file's fault; nobody who gave no name is told of one."""
+    answer = server.ask("POST", f"/datasets?{query}", {"Content-Type": "text/csv"}, b"a\n1\n")
+    problem(answer, 400, "rejected", where=where, hint=hint)
+
+
 def test_a_bare_name_in_a_condition_is_told_what_it_may_be(server):
     """A metric, parameter or tag has its table in front."""
     hint = "metrics.accuracy, params.accuracy or tags.accuracy, or a column such as status"

@@ -9,7 +9,7 @@ from litestar import Request, Response, delete, get, patch, post, put
 from litestar.response import Stream
 
 from ailab import confined, inventory
-from ailab.bodies import DatasetFields
+from ailab.bodies import FULL, NAME_MAX, DatasetFields
 from ailab.datasets import FORMATS, Contents
 from ailab.errors import FilterError
 from ailab.filters import LIMIT_DEFAULT
@@ -31,8 +31,9 @@ _FILTERS = (
     Ask("trashed", "What is in the trash instead.", "false", type="boolean"),
     LIMIT,
 )
+_NAME = rf"^$|{FULL.replace('u0000', 'u0000@')}"
 _FIELDS = (
-    Ask("name", "The dataset's name; by default the file's name without its ending.", "iris"),
+    Ask("name", "The dataset's name; by default the file's name without its ending.", "iris", pattern=_NAME, longest=NAME_MAX),
     Ask("description", "What it is.", "Fisher's flowers"),
     Ask("tags", "Words with commas between them, or a JSON object or list.", "gold,small"),
     Ask("metadata", "A JSON object.", '{"source":"UCI"}'),

@@ -18,6 +18,7 @@ from msgspec import UNSET
 
 from ailab.bodies import (
     BEGINNINGS,
+    NAME_MAX,
     SET_STATUSES,
     Commit,
     DatasetFields,
@@ -32,6 +33,7 @@ from ailab.bodies import (
     Tags,
     Text,
     as_metrics,
+    as_name,
     as_params,
     as_tags,
     documented,
@@ -111,8 +113,8 @@ class _RunFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     description: Text | None = None
     status: Annotated[str, documented(enum=[*SET_STATUSES, *_WORDS])] | None = None
     project_id: FullName | None = None
-    dataset_id: str | None = None
-    dataset_version: str | int | None = None
+    dataset_id: Name | None = None
+    dataset_version: Name | int | None = None
     model_type: str | None = None
     config: dict[str, Any] | None = None
     hyperparameters: dict[str, Any] | None = None
@@ -132,11 +134,19 @@ class _RunFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return as_params(said)
 
     def dataset(self) -> str | None:
-        """The text that names a dataset: a version that is said beside its name is the one that is meant."""
-        name, version = self.dataset_id or None, self.dataset_version
+        """The text that names a dataset: a version that is said beside its name is the one that is meant.
+
+        Raises:
+            RejectedError: one has a NUL in it, or they are too long together.
+        """
+        name, version = as_name(self.dataset_id or "", "dataset_id") or None, self.dataset_version
         if name is None or version is None or "@" in name:
             return name
-        return f"{name}@v{str(version).removeprefix('v')}"
+        exact = f"{name}@v{as_name(str(version), 'dataset_version').removeprefix('v')}"
+        if len(exact) > NAME_MAX:
+            said = f"dataset_id and dataset_version have {len(exact)} characters together"
+            raise RejectedError(said, key="dataset_version", hint=f"at most {NAME_MAX}, with @v between them")
+        return exact
 
 
 class RunBegin(_RunFields, kw_only=True, forbid_unknown_fields=True):

@@ -30,6 +30,7 @@ BEYOND = {
     r"body\.(tags|metadata): \w+ is no such JSON": "a field of a form that holds JSON, as text",
     r"metadata: ": "a field of a form that holds JSON, as text",
     r"events\[\d+\](?!\.data[^ ]*: the data do not fit)": "what a note, a metric or a tag may be, inside of the data of an event",
+    r"dataset_version: dataset_id and dataset_version have": "two texts are too long together",
     r".*: metric .* is no number": "metrics may be nested, so no schema says what is at the bottom of them",
     r"(params|metrics|summary|values|step|time): ": "they may be nested, and are flattened before they are counted",
     r".* not fit.*: expected [^,]*\binteger\b[^,]*, got number": "1.0 is an integer for JSON Schema, for msgspec none",

@@ -357,6 +357,20 @@ def test_a_run_says_which_version_it_read(playground):
     assert (run["dataset_id"], run["dataset_version"]) == (second["id"], 2)
 
 
+@pytest.mark.parametrize(
+    ("content", "path"),
+    [
+        ({"dataset_id": "a" * 240, "dataset_version": "1" * 9}, "dataset_version"),
+        ({"dataset_id": "a" * 251}, "dataset_id"),
+        ({"dataset_id": "a", "dataset_version": "1\0"}, "dataset_version"),
+    ],
+)
+def test_a_version_that_cannot_be_is_refused_where_it_stands(playground, content, path):
+    """Both are kept as one text; each is told of what is its own."""
+    found = refusal(playground.send("POST", f"{PREFIX}/runs", {"name": "reads"} | content), 400)
+    assert found["details"][0]["path"] == [path]
+
+
 def test_an_upload_that_is_none_is_refused(playground):
     """A form without a file, a file that cannot be read, and a field that is not known."""
     headers = {"Content-Type": "multipart/form-data; boundary=X"}

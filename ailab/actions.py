@@ -130,7 +130,8 @@ class Actions:
             about.append(self._code(new.commit))
         about += self._used(new.dataset_id)
         started = events.RunStarted(
-            name=as_name(new.name, "name"), project=self._project(new.project_id if new.project is None else new.project),
+            name=as_name(new.name, "name"),
+            project=self._project(new.project_id) if new.project is None else self._project(new.project, "project"),
             params=as_params(new.params), command=as_text(new.command, "command"),
             seed=secrets.randbelow(1 << 32) if new.seed is None else new.seed,
             group=None if new.group is None else as_name(new.group, "group"), parent=new.parent_run_id,
@@ -318,21 +319,22 @@ class Actions:
         self._act(run_id, used)
         return found
 
-    def _project(self, text: str | None) -> str | None:
-        """The text that a run or dataset names its project with.
+    def _project(self, text: str | None, key: str = "project_id") -> str | None:
+        """The text that a run or dataset names its project with; `key` is the field that it stands in.
 
         Raises:
             ConflictError: the project is in the trash.
+            RejectedError: no project can be called so.
         """
         if text is None:
             return None
-        name = as_name(text, "project_id", least=1)
+        name = as_name(text, key, least=1)
         try:
             found = inventory.get_project(self.lab, project_of(name))
         except NotFoundError:
             return name
         if found.trashed:
-            raise ConflictError(f"project {found.project_id!r} is in the trash", where="project_id", hint="restore it first")
+            raise ConflictError(f"project {found.project_id!r} is in the trash", where=key, hint="restore it first")
         return name
 
     # -- artifacts ---------------------------------------------------------------------------------------------------

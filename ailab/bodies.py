@@ -79,7 +79,7 @@ class NewRun(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     name: Name = ""
     run_id: RunId | None = None
-    project: str | None = None
+    project: FullName | None = None
     project_id: FullName | None = None
     dataset_id: Name | None = None
     description: Text | None = None
@@ -90,7 +90,7 @@ class NewRun(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     params: dict[str, Any] = {}
     tags: Tags = {}
     status: Annotated[str, documented(enum=list(BEGINNINGS))] = "running"
-    command: str = ""
+    command: Text = ""
 
 
 class RunChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

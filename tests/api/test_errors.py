@@ -310,6 +310,8 @@ def test_rejected_values_say_which(server):
     """A value that cannot be kept is 400 with its key."""
     found = problem(server.send("PATCH", "/runs/run-w/note", {"note": "x" * 1_000_001}), 400, "rejected", where="note")
     assert found["detail"] == "a note of 1000001 characters is too long"
+    for key in ("project", "project_id"):
+        problem(server.send("POST", "/runs", {key: " "}), 400, "rejected", where=key, detail=f"{key} ' ' is not allowed")
 
 
 # -- the store ---------------------------------------------------------------------------------------------------------

@@ -148,7 +148,10 @@ async def list_runs(request: Request[Any, Any, Any]) -> Response[list[RunSummary
 async def create_run(request: Request[Any, Any, Any]) -> Response[RunDetail]:
     """Begin it, and answer with the run."""
     new = await read_body(request, NewRun)
-    new.project = actor(request).project_for(new.project_id if new.project is None else new.project)
+    if new.project is None:
+        new.project_id = actor(request).project_for(new.project_id)
+    else:
+        new.project = actor(request).project_for(new.project)
     with acting(request) as actions:
         run = actions.create_run(new)
     return Response(run, status_code=201, headers={"Location": f"/runs/{run.run_id}"})

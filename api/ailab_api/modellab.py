@@ -139,10 +139,11 @@ class _RunFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         Raises:
             RejectedError: one has a NUL in it, or they are too long together.
         """
-        name, version = as_name(self.dataset_id or "", "dataset_id") or None, self.dataset_version
+        name = as_name(self.dataset_id or "", "dataset_id") or None
+        version = None if self.dataset_version is None else as_name(str(self.dataset_version), "dataset_version")
         if name is None or version is None or "@" in name:
             return name
-        exact = f"{name}@v{as_name(str(version), 'dataset_version').removeprefix('v')}"
+        exact = f"{name}@v{version.removeprefix('v')}"
         if len(exact) > NAME_MAX:
             said = f"dataset_id and dataset_version have {len(exact)} characters together"
             raise RejectedError(said, key="dataset_version", hint=f"at most {NAME_MAX}, with @v between them")

@@ -363,6 +363,7 @@ def test_a_run_says_which_version_it_read(playground):
         ({"dataset_id": "a" * 240, "dataset_version": "1" * 9}, "dataset_version"),
         ({"dataset_id": "a" * 251}, "dataset_id"),
         ({"dataset_id": "a", "dataset_version": "1\0"}, "dataset_version"),
+        ({"dataset_version": "1\0"}, "dataset_version"),
     ],
 )
 def test_a_version_that_cannot_be_is_refused_where_it_stands(playground, content, path):

@@ -11,12 +11,18 @@ that a double cannot hold exactly is written with all its digits. `time` is the 
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003  (msgspec reads the annotations of Structs at run time)
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
 FORMAT = 1
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""A number of bytes, lines or rows: what a table can hold."""
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+SEED_BITS = 128
+"""Bits of a seed with its sign; what is larger is a parameter and no seed."""
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -69,8 +75,8 @@ class SegmentSealed(Event, frozen=True, omit_defaults=True, kw_only=True):
     """Last line of a finished segment: what stands before it. `lines` and `bytes` count what is before this line."""
 
     kind: ClassVar[str] = "segment.sealed"
-    lines: int
-    bytes: int
+    lines: Count
+    bytes: Count
     sha256: str
     next: str | None = None
 
@@ -80,9 +86,9 @@ class SegmentClosed(Event, frozen=True, omit_defaults=True, kw_only=True):
 
     kind: ClassVar[str] = "segment.closed"
     segment: str
-    bytes: int
+    bytes: Count
     sha256: str
-    torn_bytes: int = 0
+    torn_bytes: Count = 0
     reason: str = ""
 
 
@@ -90,10 +96,10 @@ class WritesDropped(Event, frozen=True, omit_defaults=True, kw_only=True):
     """Events that could not be written, counted; `first` and `last` are the times of the first and the last of them."""
 
     kind: ClassVar[str] = "writes.dropped"
-    count: int
+    count: Count
     error: str
-    first: datetime
-    last: datetime
+    first: Moment
+    last: Moment
 
 
 class HeartbeatSent(Event, frozen=True, omit_defaults=True, kw_only=True):
@@ -107,7 +113,7 @@ class EventRedacted(Event, frozen=True, omit_defaults=True, kw_only=True):
 
     kind: ClassVar[str] = "event.redacted"
     segment: str | None = None
-    seq: int | None = None
+    seq: Count | None = None
     sha256: str | None = None
     reason: str = ""
 
@@ -127,7 +133,7 @@ class SegmentAccepted(Event, frozen=True, omit_defaults=True, kw_only=True):
 
     kind: ClassVar[str] = "segment.accepted"
     segment: str
-    offset: int = 0
+    offset: Count = 0
     token: str | None = None
     by: str | None = None
     address: str = ""
@@ -175,6 +181,10 @@ class RunStarted(Event, frozen=True, omit_defaults=True, kw_only=True):
     tags: dict[str, Any] = {}
     description: str | None = None
     status: str = "running"
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and self.seed.bit_length() >= SEED_BITS:
+            raise ValueError(f"a seed of more than {SEED_BITS} bits")
 
 
 class RunResumed(Event, frozen=True, omit_defaults=True, kw_only=True):
@@ -244,7 +254,7 @@ class ArtifactAdded(Event, frozen=True, omit_defaults=True, kw_only=True):
     path: str
     logged: str
     type: str = "other"
-    size: int
+    size: Count
     sha256: str
     reference: bool = False
     metadata: dict[str, Any] = {}
@@ -328,7 +338,7 @@ class ConsoleLinesLogged(Event, frozen=True, omit_defaults=True, kw_only=True):
     kind: ClassVar[str] = "console_lines.logged"
     stream: str
     lines: list[str]
-    dropped: int = 0
+    dropped: Count = 0
 
 
 # -- what people do afterwards -----------------------------------------------------------------------------------------
@@ -434,9 +444,9 @@ class DatasetVersionRegistered(Event, frozen=True, omit_defaults=True, kw_only=T
     dataset: str
     name: str
     sha256: str
-    size: int
+    size: Count
     format: str
-    rows: int
+    rows: Count
     schema: dict[str, Any] = {}
     file: str = ""
     description: str | None = None

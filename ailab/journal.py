@@ -65,6 +65,8 @@ RETRY_SECONDS = 1.0
 NAMES_MAX = 3
 """How many more names are tried where a segment's name is taken."""
 WARN_SECONDS = 60.0
+CLOCK_TRUSTED = 1 << 62
+"""Clocks above it are somebody's mistake or malice: a writer that followed one could run out of numbers."""
 KEPT_MAX = 10_000
 """Events other than points that are kept in memory while nothing can be written."""
 
@@ -232,8 +234,8 @@ class Writer:
     def append_all(self, said: Sequence[events.Event], *, run: str | None = None, by: str | None = None) -> list[str]:
         """Append the events of one action with one write, so that no kill comes between them; return their ids.
 
-        Only where the system writes a part of what it was given (a disk that is full, a kill within a write of several pages) the
-        first of them stay, as whole lines.
+        Only where the system wrote a part of what it was given and then no more was done (a kill within a write of several pages,
+        a disk that fails altogether) the first of them stay, as whole lines; what a full disk refuses leaves none.
 
         Raises:
             StoreError: they cannot be written. The writer has to be `strict`.
@@ -243,7 +245,9 @@ class Writer:
             return self._append([_Late(event, run if run is not None else self.run, by, None) for event in said])
 
     def observe(self, clock: int) -> None:
-        """Make the next event later than one with this Lamport clock."""
+        """Make the next event later than one with this Lamport clock; one that no count of events explains is not followed."""
+        if clock > CLOCK_TRUSTED:
+            return
         with self._lock():
             _, seq, _, lead, _ = self._get()
             self._set_lead(max(lead, clock + 1 - seq))
@@ -324,15 +328,26 @@ class Writer:
         return seq + 1 + min(LOOK_EVERY, 1 + max(0, SEGMENT_BYTES - os.fstat(fd).st_size) // mean)
 
     def _put_bytes(self, fd: int, data: bytes) -> None:
-        """Write all of `data`, going on after a short write; what stays torn is marked before the error goes up."""
+        """Write all of `data`, going on after a short write.
+
+        Before an error goes up, what was written of it is cut off again, so that of several lines none stays where the caller
+        is told that none was written. What cannot be cut off is marked as torn.
+        """
         view = memoryview(data)
         while view:
             try:
                 done = os.write(fd, view)
             except OSError:
-                self._torn = self._torn or len(view) < len(data)
+                if written := len(data) - len(view):
+                    self._cut_off(fd, written)
                 raise
             view = view[done:]
+
+    def _cut_off(self, fd: int, size: int) -> None:
+        try:
+            os.ftruncate(fd, os.fstat(fd).st_size - size)
+        except OSError:
+            self._torn = True
 
     def _drop(self, late: _Late, problem: OSError) -> None:
         """Count an event that could not be written; keep it in memory unless it is a point."""

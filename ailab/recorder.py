@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from .segments import Span
     from .settings import Settings
 
-SEED_BITS = 128
-"""Bits of a seed with its sign; what is larger is a parameter and no seed."""
-
 _lock = allocate_lock()
 
 
@@ -295,7 +292,7 @@ def _last_clock(store: Store, names: list[str]) -> int:
 def _seed_among(params: Mapping[str, Any], default: int | None) -> int | None:
     for name in ("seed", "random_state"):
         value = params.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < SEED_BITS:
+        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < events.SEED_BITS:
             return value
     return default
 

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from datetime import datetime  # noqa: TC003  (msgspec reads the annotations of Structs at run time)
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 from zlib import crc32
 
 import msgspec
@@ -36,6 +36,12 @@ SILENCE_SECONDS = 60.0
 
 LISTING_SECONDS = 2.0
 """A folder that was changed so recently is listed again: its time is coarser than two changes may be apart."""
+
+INT_MAX = (1 << 63) - 1
+"""The greatest number of a line or a clock that counts."""
+
+_YEARS = range(2, 9999)
+"""Years of a line's time: any zone's time in them is one in UTC, too."""
 
 _MARK = b'"crc":'
 _encoder = msgspec.json.Encoder()
@@ -64,13 +70,16 @@ def reason_of(problem: OSError) -> str:
     return f"{errno.errorcode.get(problem.errno or 0, 'error')}, {problem.strerror or problem}"
 
 
-class Envelope(msgspec.Struct, gc=False):
-    """A line as a reader first sees it: the payload still as bytes."""
+_Signed = Annotated[int, msgspec.Meta(ge=-INT_MAX, le=INT_MAX)]
 
-    seq: int
-    at: datetime
+
+class Envelope(msgspec.Struct, gc=False):
+    """A line as a reader first sees it: the payload still as bytes. `seq`, `clock` and `at` are such as tables can hold."""
+
+    seq: Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
+    at: Annotated[datetime, msgspec.Meta(tz=True)]
     kind: str
-    clock: int = 0
+    clock: _Signed = 0
     run: str | None = None
     by: str | None = None
     via: str | None = None
@@ -193,6 +202,8 @@ class Segment:
             if not line.isascii():
                 line.decode()  # the payload stays as bytes, and whoever reads it expects a text
             envelope = _decoder.decode(line)
+            if envelope.at.year not in _YEARS:
+                raise msgspec.ValidationError(f"a time in the year {envelope.at.year}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
             self._report("bad-json", line, str(problem))
             self._doubtful = 0

@@ -11,7 +11,6 @@ import csv
 import io
 import math
 import os
-import re
 import sys
 from collections import Counter
 from datetime import datetime, timezone
@@ -76,10 +75,16 @@ _SQL_NUMBERS = (
 _ID_LENGTH = 26
 _SHORT_LENGTH = 8
 _NAN = math.nan
-_TRAILING = re.compile(r" +(\x1b\[0m)? *$", re.MULTILINE)
+_RESET = "\x1b[0m"
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
+
+
+def _without_end(line: str) -> str:
+    """A line without the spaces at its end, before and behind the end of a style."""
+    text = line.rstrip(" ")
+    return text.removesuffix(_RESET).rstrip(" ") + _RESET if text.endswith(_RESET) else text
 
 
 def plain(text: str, *, lines: bool = False) -> str:
@@ -271,7 +276,7 @@ class Screen:
         """Print one thing; no line ends in spaces."""
         with self.console.capture() as held:
             self.console.print(thing)
-        sys.stdout.write(_TRAILING.sub(r"\1", held.get()))
+        sys.stdout.write("\n".join(map(_without_end, held.get().split("\n"))))
 
     def raw(self, text: str) -> None:
         """Print text that is data: as it is, but on a terminal without what could steer it."""

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from .. import blobs, commits, events
 from ..commits import Column, Shape, TableFile
+from ..segments import INT_MAX
 from ..store import sync_folder
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ FLUSH_ROWS = 1 << 15
 GROUP_ROWS = 122_880
 """Rows of a row group, fewer in wide tables, so that one is at most `GROUP_CELLS` cells in DuckDB's memory."""
 GROUP_CELLS = 1 << 25
-INT_MAX = (1 << 63) - 1
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MICROSECOND = timedelta(microseconds=1)
 NOT_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}

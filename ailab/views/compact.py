@@ -26,7 +26,7 @@ from ..leftovers import Held, remove_empty, remove_orphans, remove_records, remo
 from ..segments import Segment, Span, reason_of
 from ..store import run_of_segment
 from . import record, rewrite, snapshot
-from .batch import INT_MAX, Batch
+from .batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -355,8 +355,6 @@ class _Work:
         if segment.header is None:
             raise _LeftError("it has no header")
         for raw, event in lines:
-            if event is not None and not -INT_MAX <= event.clock <= INT_MAX:
-                raise _LeftError(f"line {event.seq} has a clock of more than 64 bits")
             if event is not None and not raw.isascii():
                 try:
                     raw.decode()

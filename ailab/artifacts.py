@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import blobs, capture
 from .errors import MissingExtraError, RejectedError, is_from_signal_handler
 from .events import ArtifactAdded
-from .segments import open_plain
-from .store import is_store
+from .store import is_store, open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ import sys
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
-from .errors import DamageError, NotFoundError
-from .store import size_of, sync_folder
+from .errors import DamageError, NotFoundError, StoreError
+from .store import open_plain, reason_of, size_of, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,13 +157,17 @@ def open_blob(store: Store, sha256: str) -> IO[bytes]:
 
     Raises:
         NotFoundError: there is no such blob, or the text is no digest.
+        StoreError: what is there is no plain file, or cannot be read.
     """
     if not is_digest(sha256):
         raise NotFoundError("blob", sha256)
+    path = store.blob_path(sha256)
     try:
-        return open(store.blob_path(sha256), "rb")
+        return open_plain(path)
     except FileNotFoundError:
         raise NotFoundError("blob", sha256, hint="its bytes are not in this store (a copy may have left them out)") from None
+    except OSError as problem:
+        raise StoreError(f"a file cannot be read ({reason_of(problem)})", path=path) from problem
 
 
 def read_blob(store: Store, sha256: str) -> bytes:

@@ -24,8 +24,8 @@ from . import blobs, commits, events, settings, surroundings
 from .damage import EFFECTS, FROM_COPY, effect_of
 from .errors import DamageError, ForeignFolderError, StoreError
 from .journal import Segment, writer_alive
-from .segments import Blocks, open_plain, stated_crc
-from .store import MARKER, MARKER_BYTES, SEGMENT_SUFFIX, Store, find_store, run_of_segment, size_of
+from .segments import Blocks, stated_crc
+from .store import MARKER, MARKER_BYTES, SEGMENT_SUFFIX, Store, find_store, open_plain, run_of_segment, size_of
 from .surroundings import Level  # noqa: TC001  (msgspec reads the annotations of Structs at run time)
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import msgspec
 
 from . import blobs, events
 from .errors import DamageError
-from .segments import Span, reason_of, stated_crc
-from .store import run_of_segment, sync_folder
+from .segments import Span, stated_crc
+from .store import reason_of, run_of_segment, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

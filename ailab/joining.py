@@ -20,8 +20,8 @@ import msgspec
 
 from . import blobs, commits
 from .errors import AilabError, DamageError, RefusedError
-from .segments import Segment, reason_of, scan, writer_alive
-from .store import sync_folder
+from .segments import Segment, scan, writer_alive
+from .store import reason_of, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -31,8 +31,8 @@ import msgspec
 
 from . import __version__, events
 from .errors import StoreError, is_from_signal_handler
-from .segments import SILENCE_SECONDS, Envelope, Segment, Tail, encode_line, reason_of, scan, stated_crc, writer_alive
-from .store import MARKER, segment_name, sync_folder
+from .segments import SILENCE_SECONDS, Envelope, Segment, Tail, encode_line, scan, stated_crc, writer_alive
+from .store import MARKER, reason_of, segment_name, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -23,7 +23,7 @@ import msgspec
 from . import commits, events
 from .errors import ConflictError, NotFoundError, RejectedError, StoreError
 from .segments import SILENCE_SECONDS, Envelope, stated_crc
-from .store import sync_folder
+from .store import open_plain, reason_of, sync_folder
 
 try:
     import fcntl
@@ -115,20 +115,21 @@ class Receiver:
         Raises:
             NotFoundError: nothing of it is here as a file.
             RejectedError: it is no name of a segment.
+            StoreError: what is here is no plain file, or cannot be read.
         """
         check_name(name)
         with self._one(name):
             file = self._files.get(name)
             if file is not None:
                 return file.received(name)
+            path = self._store.segment_path(name)
             try:
-                fd = os.open(self._store.segment_path(name), os.O_RDONLY)
+                with open_plain(path) as source:
+                    return _File(source.fileno()).received(name)
             except FileNotFoundError:
                 raise NotFoundError("segment", name) from None
-            try:
-                return _File(fd).received(name)
-            finally:
-                os.close(fd)
+            except OSError as problem:
+                raise StoreError(f"a segment cannot be read ({reason_of(problem)})", path=path) from problem
 
     def lacking(self, known: Mapping[str, int]) -> dict[str, int]:
         """Which of these segments have fewer bytes here, as files or in tables, and how many they have.

@@ -9,7 +9,6 @@ live segment is normal and is not read before its newline is there.
 from __future__ import annotations
 
 import os
-import stat
 import time
 from datetime import datetime  # noqa: TC003  (msgspec reads the annotations of Structs at run time)
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,7 @@ import msgspec
 
 from . import events
 from .errors import DamageError
-from .store import run_of_segment
+from .store import open_plain, reason_of, run_of_segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,13 +60,6 @@ def stated_crc(line: bytes) -> int | None:
         return None
     crc = crc32(b"0}", crc32(line[: at + 6]))
     return crc if line[at + 6 :] == b"%d}" % crc else None
-
-
-def reason_of(problem: OSError) -> str:
-    """The error's name and words, such as `ENOSPC, No space left on device`."""
-    import errno
-
-    return f"{errno.errorcode.get(problem.errno or 0, 'error')}, {problem.strerror or problem}"
 
 
 _Signed = Annotated[int, msgspec.Meta(ge=-INT_MAX, le=INT_MAX)]
@@ -341,20 +333,6 @@ def scan(path: str, *, mode: str = "tail-tolerant") -> Iterator[Envelope]:
             yield from found
     if blocks.rest and mode == "strict":
         raise segment.problem_of_rest(blocks.rest)
-
-
-def open_plain(path: str) -> IO[bytes]:
-    """Open a file for reading, unless it is a pipe, a device or anything else that may never end.
-
-    Raises:
-        OSError: it cannot be opened, or is no plain file.
-    """
-    import errno
-
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder `open` says so itself
-        raise OSError(errno.EINVAL, "not a plain file", path)
-    return open(path, "rb")
 
 
 class Tail:

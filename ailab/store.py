@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
+from typing import IO
 
 from .errors import ForeignFolderError, StoreError, is_from_signal_handler
 
@@ -136,6 +138,23 @@ def sync_folder(path: str) -> None:
     except OSError as problem:
         if is_from_signal_handler(problem) or problem.errno not in _CANNOT_FLUSH:
             raise
+
+
+def reason_of(problem: OSError) -> str:
+    """The error's name and words, such as `ENOSPC, No space left on device`."""
+    return f"{errno.errorcode.get(problem.errno or 0, 'error')}, {problem.strerror or problem}"
+
+
+def open_plain(path: str) -> IO[bytes]:
+    """Open a file for reading, unless it is a pipe, a device or anything else that may never end.
+
+    Raises:
+        OSError: it cannot be opened, or is no plain file.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder `open` says so itself
+        raise OSError(errno.EINVAL, "not a plain file", path)
+    return open(path, "rb")
 
 
 def size_of(path: str) -> int:

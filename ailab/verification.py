@@ -22,8 +22,8 @@ import msgspec
 from . import artifacts, blobs, capture, closing, commits, events
 from .damage import FROM_COPY, effect_of
 from .errors import DamageError
-from .segments import Blocks, Envelope, Segment, open_plain, reason_of, writer_alive
-from .store import size_of
+from .segments import Blocks, Envelope, Segment, writer_alive
+from .store import open_plain, reason_of, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

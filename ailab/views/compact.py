@@ -23,8 +23,8 @@ from ..background import CLAIM
 from ..errors import DamageError, RefusedError
 from ..journal import Writer
 from ..leftovers import Held, remove_empty, remove_orphans, remove_records, remove_ruined, remove_segments
-from ..segments import Segment, Span, reason_of
-from ..store import run_of_segment
+from ..segments import Segment, Span
+from ..store import reason_of, run_of_segment
 from . import record, rewrite, snapshot
 from .batch import Batch
 

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from .. import closing, events
 from ..errors import DamageError
 from ..leftovers import Held
-from ..segments import Blocks, Envelope, Segment, reason_of
+from ..segments import Blocks, Envelope, Segment
+from ..store import reason_of
 from . import rewrite
 
 if TYPE_CHECKING:

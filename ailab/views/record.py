@@ -16,7 +16,7 @@ import duckdb
 
 from .. import __version__, capture, commits, events
 from ..errors import DamageError, StoreError
-from ..segments import reason_of
+from ..store import reason_of
 from . import restore
 from .snapshot import CONFIG
 

@@ -17,7 +17,8 @@ import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser  # type: ignore[import-untyped]
 
 from ailab.blobs import Incoming
-from ailab.errors import FilterError
+from ailab.errors import FilterError, StoreError
+from ailab.store import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,8 +52,12 @@ async def received(request: Request[Any, Any, Any], store: Store) -> AsyncIterat
 
     Raises:
         FilterError: the form does not parse, has no file or several, or the file is too large.
+        StoreError: the disk does not take it; nothing of it is kept.
     """
-    sink = _Sink(store)
+    try:
+        sink = _Sink(store)
+    except OSError as problem:
+        raise _unkept(problem, store) from problem
     try:
         kind = request.headers.get("content-type", "")
         if kind.lower().startswith("multipart/form-data"):
@@ -65,8 +70,14 @@ async def received(request: Request[Any, Any, Any], store: Store) -> AsyncIterat
                 sink.name = unquote(disposition[1]) if disposition[1] else disposition[2] or disposition[3] or ""
         await sink.flush()
         yield Upload(sink.incoming, sink.name, sink.fields)
+    except OSError as problem:
+        raise _unkept(problem, store) from problem
     finally:
         sink.incoming.discard()
+
+
+def _unkept(problem: OSError, store: Store) -> StoreError:
+    return StoreError(f"the file cannot be kept: {reason_of(problem)}", path=store.path)
 
 
 def check_fields(said: dict[str, str], known: tuple[Ask, ...]) -> None:

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -340,6 +342,48 @@ serve(port=0, dir=sys.argv[1], announce=lambda url: os.write(1, url.encode() + b
     assert str(tmp_path) not in answer.text
     assert "File too large" in found["detail"] or "EFBIG" in found["detail"], found
     assert live.get("/runs/run-1").json()["note"] is None
+
+
+def test_what_a_full_disk_refuses_leaves_nothing(start, tmp_path):
+    """Of a batch no event stays, whatever was written of it, and it counts once when it is sent again; no file stays either."""
+    path = tmp_path / "lab"
+    store_of_one_run(path)
+    live = start(dir=path)
+    points = [{"kind": "metrics.logged", "data": {"values": {"full": i}, "step": i}} for i in range(3000)]
+    files = sorted(file.name for file in (path / "blobs").rglob("*"))
+    resource.prlimit(live.process.pid, resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+    found = problem(live.send("POST", "/runs/run-1/events", {"events": points}), 503, "store")
+    assert "EFBIG" in found["detail"]
+    octets = {"Content-Type": "application/octet-stream"}
+    for answer in (
+        live.ask("POST", "/artifacts/run-1?path=big", octets, b"x" * 100_000),
+        live.ask("PUT", f"/blobs/{'a' * 64}", octets, b"x" * 100_000),
+        live.ask("POST", "/datasets?file=big.csv", {"Content-Type": "text/csv"}, b"a\n" * 100_000),
+    ):
+        assert "EFBIG" in problem(answer, 503, "store")["detail"]
+    assert sorted(file.name for file in (path / "blobs").rglob("*")) == files
+    resource.prlimit(live.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert live.get("/runs/run-1").json()["final_metrics"] == {}
+    assert live.send("POST", "/runs/run-1/events", {"events": points}).json()["added"] == 3000
+    assert live.get("/runs/run-1/metrics?key=full&max_points=3").header("x-total-count") == "3000"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_in_place_of_a_file_holds_nobody_up(start, tmp_path):
+    """A blob or segment that is none is a 503 that says so."""
+    path = tmp_path / "lab"
+    store_of_one_run(path)
+    live = start(dir=path)
+    (file,) = live.get("/artifacts/run-1").json()
+    blob = path / "blobs" / file["sha256"][:2] / file["sha256"]
+    blob.unlink()
+    os.mkfifo(blob)
+    found = problem(live.get("/artifacts/run-1/download/x.txt"), 503, "store")
+    assert "not a plain file" in found["detail"]
+    name = "20261124T090000000001Z_elsewhere_77_00000001"
+    os.mkfifo(path / "segments" / f"{name}.jsonl")
+    problem(live.get(f"/journal/{name}"), 503, "store")
+    assert live.get("/health").status == 200
 
 
 def test_a_store_that_cannot_be_read_is_503(start, tmp_path):

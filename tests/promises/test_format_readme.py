@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 README = (Path(__file__).parents[2] / "events" / "README.md").read_text(encoding="utf-8")
 WORDS = {
     "int": "integer", "str": "text", "float": "number", "bool": "boolean", "datetime": "time", "dict[str, Any]": "object",
-    "list[str]": "list of text",
+    "list[str]": "list of text", "Count": "integer", "Moment": "time",
 }  # fmt: skip
 KILLED = """
 import os, sys, ailab
@@ -254,12 +254,32 @@ def a_full_disk(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
-def test_a_torn_line_is_followed_by_a_newline_and_costs_nothing_else(tmp_path):
-    """After a short write the piece stands on a line of its own, its seq is used by the next line, and the footer fits."""
+def test_a_short_write_is_cut_off_again(tmp_path):
+    """The file is as it was, and goes on as if nothing had been tried."""
     writer = journal.Writer(store.open_store(str(tmp_path / "lab"), create=True), run="r1")
     writer.append(events.RunStarted(name="r1"))
     (path,) = (tmp_path / "lab" / "segments").iterdir()
-    with a_full_disk(path.stat().st_size + 40):
+    before = path.read_bytes()
+    with a_full_disk(len(before) + 40):
+        assert writer.append(events.NoteChanged(note="late")) is None
+        assert path.read_bytes() == before
+    writer.seal()
+    sealed = reader.read_segment(path.stem, path.read_bytes())
+    assert [line["kind"] for line in sealed.lines] == ["segment.opened", "run.started", "note.changed", "segment.sealed"]
+    assert sealed.problems == []
+
+
+def test_a_torn_line_is_followed_by_a_newline_and_costs_nothing_else(tmp_path, monkeypatch):
+    """Where it cannot be cut off, the piece stands on a line of its own, its seq is used by the next, and the footer fits."""
+
+    def refuse(*_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    writer = journal.Writer(store.open_store(str(tmp_path / "lab"), create=True), run="r1")
+    writer.append(events.RunStarted(name="r1"))
+    (path,) = (tmp_path / "lab" / "segments").iterdir()
+    with a_full_disk(path.stat().st_size + 40), monkeypatch.context() as patch:
+        patch.setattr(journal.os, "ftruncate", refuse)
         assert writer.append(events.NoteChanged(note="late")) is None
     torn = reader.read_segment(path.stem, path.read_bytes())
     assert (torn.torn_bytes, torn.problems, len(torn.lines)) == (40, [], 2)

@@ -597,11 +597,12 @@ class Actions:
             raise RefusedError("a token of one project moves nothing", hint="it needs a token without a project")
         undoing.check(self.lab, found)
         self._check_trash(found.changes)
+        about = {} if found.about == "run" else {found.about: found.name}
+        undone: list[events.Event] = [events.ChangeUndone(event=one, **about) for one in found.events]
         if found.about == "run":
-            said = self._write([events.ChangeUndone(event=event)], found.name, self.lab.clock_of(found.name))
+            said = self._write(undone, found.name, self.lab.clock_of(found.name))
         else:
-            taken = [events.ChangeUndone(event=one, **{found.about: found.name}) for one in found.events]
-            said = self._write_about(list(taken), found.about, found.name)
+            said = self._write_about(undone, found.about, found.name)
         return [change for one in said for change in queries.changes_of_event(self.lab, one)]
 
     def _check_trash(self, rows: list[queries.Change]) -> None:

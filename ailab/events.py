@@ -516,7 +516,7 @@ UNDOABLE = frozenset({
     "run.changed", "parameters.added", "note.changed", "tags.changed", "run.flagged", "run.renamed", "run.trashed",
     "run.protected", "run.unprotected", "artifact.trashed", "artifact.restored", "project.changed", "project.trashed",
     "project.restored", "dataset_version.changed", "dataset_version.trashed", "dataset_version.restored", "change.undone",
-    "run.restored",
+    "run.restored", "dataset.used",
 })  # fmt: skip
 """Kinds that `change.undone` takes back; named by it, an event of any other kind counts as before."""
 

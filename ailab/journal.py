@@ -7,8 +7,9 @@ after its writer is gone, and rotates at 16 MiB or one hour. Its first line is `
 
 What holds. When `append` (or the function from `metrics_logger`) has returned, the line is in the kernel: kill -9 does not
 lose it; with `durable=True` it is on the disk. `seq` has no gaps and is used up only by a line that was written whole.
-A torn line is ended by a blank and a newline before anything else is written, so it never takes a neighbour with it. A write that
-fails does not raise (unless `strict`): it is counted and said in a `writes.dropped` line as soon as one can be written;
+What a write left in part is cut off; a torn line that stays is ended by a blank and a newline before anything else is written, so
+it never takes a neighbour with it. A write that fails does not raise (unless `strict`): it is counted and said in a
+`writes.dropped` line as soon as one can be written;
 events other than points are kept in memory meanwhile and written first. After an interrupt at any instruction, the file
 is the truth: the next call reads the last line back and goes on from there. After a fork the child closes the inherited
 file (never unlocks it) and writes a segment of its own.

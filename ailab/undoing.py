@@ -1,16 +1,17 @@
 """What is taken back with a change, and whether it may be. Everything here reads the catalogue as it stands; nothing writes.
 
 A change is taken back as a whole: a dataset that moved to another project did so with all its versions, by an event for each, one
-behind the other in one segment, and all of them come back.
+behind the other in one segment, and all of them come back. So does what a run was said to have read with the text that names its
+dataset.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import queries
+from . import events, queries
 from .errors import ConflictError, NotFoundError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def undoing_of(lab: Lab, event: str) -> Undoing:
     if not changes:
         raise NotFoundError("change", event, hint="the list of changes names the events that can be undone")
     about, name = _subject(changes[0])
-    beside = _moved_with(lab, name, changes) if about == "dataset" else []
+    beside = _moved_with(lab, name, changes) if about == "dataset" else _read_with(lab, name, changes) if about == "run" else []
     changes += [change for other in beside for change in queries.changes_of_event(lab, other)]
     return Undoing(about, name, [event, *beside], changes)
 
@@ -92,6 +93,27 @@ def _moved_with(lab: Lab, dataset: str, changes: list[queries.Change]) -> list[s
             found.append(event)
             place += step
     return found
+
+
+def _read_with(lab: Lab, run: str, changes: list[queries.Change]) -> list[str]:
+    """The event that a run read the dataset that it then was said to have, or the undoing of it: it was written beside."""
+    fold = lab.fold_of(run)
+    if fold is None or all(change.field != "dataset" for change in changes):
+        return []
+    words, event = fold.words_by_event(), changes[0].event
+
+    def meant(one: str) -> Any:
+        """The payload of an event, or of the one that it takes back."""
+        while one in words and words[one].kind == events.ChangeUndone.kind:
+            one = words[one].event.event
+        return words[one].event if one in words else None
+
+    segment, _, number = event.rpartition(":")
+    is_undoing = event in words and words[event].kind == events.ChangeUndone.kind
+    beside = f"{segment}:{int(number) + (1 if is_undoing else -1)}"
+    changed, used = meant(event), meant(beside)
+    together = isinstance(used, events.DatasetUsed) and isinstance(changed, events.RunChanged) and used.name == changed.dataset
+    return [beside] if together else []
 
 
 def _history(lab: Lab, undoing: Undoing) -> list[tuple[str, str]]:

@@ -37,6 +37,7 @@ VIEWS += ("datasets", "dataset_uses", "system_metrics", "console")
 EVENT_COLUMNS = ("segment", "seq", "at", "clock", "kind", "run")
 ENDS = ("completed", "failed", "killed")
 UNDOABLE = {"run.changed", "parameters.added", "note.changed", "tags.changed", "run.flagged", "run.renamed", "run.trashed"}
+UNDOABLE |= {"dataset.used"}
 UNDOABLE |= {"run.restored", "run.protected", "run.unprotected", "artifact.trashed", "artifact.restored", "change.undone"}
 UNDOABLE |= {f"{what}.{how}" for what in ("project", "dataset_version") for how in ("changed", "trashed", "restored")}
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..journal import Envelope, Segment
 
-VERSION = 4
+VERSION = 5
 """Raised when `dump` or what it means changes: what another version wrote is then not read, but computed anew."""
 ENDED = frozenset({"completed", "failed", "killed"})
 INT64_MAX = 2**63
@@ -320,6 +320,10 @@ class RunFold:
             (f"{self.names[word.segment]}:{word.seq}", word.kind, word.event.event if word.kind == UNDONE else None)
             for word in self.words
         ]
+
+    def words_by_event(self) -> dict[str, Word]:
+        """Its events by their ids."""
+        return {f"{self.names[word.segment]}:{word.seq}": word for word in self.words}
 
     def undoing_of(self, event: str) -> str | None:
         """The undoing that takes an event out of the count; None where it counts."""

@@ -407,7 +407,7 @@ def test_a_run_by_hand(actions):
         ({"run_id": "a b"}, "run_id"), ({"run_id": "compare"}, "run_id"), ({"status": "completed"}, "status"),
         ({"seed": -1}, "seed"),
         ({"commit": "xyz"}, "commit"), ({"name": "x" * 251}, "name"), ({"tags": {"": 1}}, "tag"),
-        ({"project": " "}, "project_id"),
+        ({"project": " "}, "project"), ({"project_id": " "}, "project_id"),
     ],
 )  # fmt: skip
 def test_a_run_that_cannot_be_begun_leaves_nothing(actions, new, where):
@@ -457,6 +457,7 @@ def test_every_change_can_be_undone(actions):
         "name": lambda: actions.rename_run(run, "other"),
         "params": lambda: actions.change_run(run, RunChange(params={"lr": 2, "added": True})),
         "fields": lambda: actions.change_run(run, RunChange(description="d", group="g", status="failed", project_id="wine")),
+        "what it read": lambda: actions.change_run(run, RunChange(dataset_id="iris@v1")),
         "protect": lambda: actions.protect_run(run),
         "trash": lambda: actions.trash_run(run),
         "file": lambda: actions.trash_artifact(run, "a.bin"),

@@ -56,6 +56,11 @@ if TYPE_CHECKING:
     from .views import Lab
 
 FLAGS = ("PUBLISH", "BEST", "BAD RUN")
+_TAKEN = {
+    "project": "SELECT 1 FROM base.project_table WHERE project_id <> $1 AND (project_id = $2 OR lower(name) = lower($3))",
+    "dataset": "SELECT 1 FROM base.dataset_table WHERE dataset <> $1 AND (dataset = $2 OR lower(name) = lower($3))",
+}
+"""Whether another project or dataset than $1, in the trash or not, has a name as its id or its label."""
 _UNPROTECT = "take the protection back first: PATCH /runs/ID with protected false, or `ailab protect ID --off`"
 TOKEN_PREFIX = "ailab_"  # noqa: S105  (what a token begins with, so that people and scanners know one)
 
@@ -433,16 +438,18 @@ class Actions:
         self.lab.refresh()
         inventory.get_project(self.lab, project_id)
         name = given(change.name, lambda text: as_name(text, "name", least=1))
-        if name is not None and self.lab.rows(
-            "SELECT 1 FROM base.project_table WHERE project_id <> ? AND (project_id = ? OR lower(name) = lower(?))",
-            [project_id, project_of(name), name],
-        ):
-            raise ConflictError(f"the name {name!r} is taken", where="name", hint="choose another name")
+        if name is not None:
+            self._check_free("project", project_id, name)
         description = given(change.description, lambda text: as_text(text, "description"))
         if name is not None or description is not None:
             changed = events.ProjectChanged(project=project_id, name=name, description=description)
             self._write_about([changed], "project", project_id)
         return inventory.get_project(self.lab, project_id)
+
+    def _check_free(self, about: str, of: str, name: str, key: str = "name") -> None:
+        """Raise ConflictError where another project or dataset than `of` has a name; `key` is the field that it stands in."""
+        if self.lab.rows(_TAKEN[about], [of, project_of(name), name]):
+            raise ConflictError(f"the name {name!r} is taken", where=key, hint="choose another name")
 
     def trash_project(self, project_id: str) -> ProjectView:
         """Put a project in the trash, and with it its runs and datasets.
@@ -492,7 +499,8 @@ class Actions:
             The version, and whether it is new.
 
         Raises:
-            ConflictError: the project is in the trash, or the dataset of this name belongs to another one.
+            ConflictError: the project is in the trash, the dataset of this name belongs to another one, or there is none and the
+                name is another dataset's label.
             RejectedError: a field cannot be kept as it is.
         """
         self.lab.refresh()
@@ -505,6 +513,8 @@ class Actions:
         said = self._dataset_fields(fields)
         versions = inventory.versions_of(self.lab, dataset)
         self._check_owner(name, said["project"], versions)
+        if not versions:
+            self._check_free("dataset", dataset, name, key)
         sha256, size = incoming.keep()
         same = next((version for version in versions if version.sha256 == sha256), None)
         newest = same or next(iter(versions), None)
@@ -548,16 +558,19 @@ class Actions:
 
         Raises:
             NotFoundError: there is none.
-            ConflictError: the project is in the trash.
+            ConflictError: the project is in the trash, or another dataset has the name.
             RejectedError: a field cannot be kept as it is.
         """
         self.lab.refresh()
         found = inventory.get_dataset(self.lab, text)
         said = self._dataset_fields(fields) | {"name": given(fields.name, lambda name: as_name(name, "name", least=1))}
-        versions = inventory.versions_of(self.lab, found.dataset_id.partition("@")[0])
+        dataset = found.dataset_id.partition("@")[0]
+        versions = inventory.versions_of(self.lab, dataset)
+        if said["name"] not in {None, found.name}:
+            self._check_free("dataset", dataset, said["name"])
         if said["name"] is not None and self._only is not None and {one.project_id for one in versions} != {self._only}:
             raise ConflictError("versions of it are outside of the project", where="name", hint="leave the name as it is")
-        self._write_about(_told(found, said, versions), "dataset", found.dataset_id.partition("@")[0])
+        self._write_about(_told(found, said, versions), "dataset", dataset)
         return inventory.get_dataset(self.lab, found.dataset_id)
 
     def trash_dataset(self, text: str, *, on: bool = True) -> DatasetDetail:
@@ -589,7 +602,8 @@ class Actions:
         Raises:
             NotFoundError: no change has this id.
             RefusedError: it moved something, and whoever acts reaches one project only.
-            ConflictError: it is undone already, something was changed since that it had set, or the rules of the trash forbid it.
+            ConflictError: it is undone already, something was changed since that it had set, the name before is taken, or the
+                rules of the trash forbid it.
         """
         self.lab.refresh()
         found = undoing.undoing_of(self.lab, event)
@@ -597,6 +611,9 @@ class Actions:
             raise RefusedError("a token of one project moves nothing", hint="it needs a token without a project")
         undoing.check(self.lab, found)
         self._check_trash(found.changes)
+        for change in found.changes if found.about != "run" else ():
+            if change.field == "name" and change.old is not None:  # without one it reads as its id does, which nobody else gets
+                self._check_free(found.about, found.name, change.old, "event")
         about = {} if found.about == "run" else {found.about: found.name}
         undone: list[events.Event] = [events.ChangeUndone(event=one, **about) for one in found.events]
         if found.about == "run":

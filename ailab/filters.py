@@ -354,6 +354,19 @@ def _param_conditions(lab: Lab, f: RunFilter) -> list[tuple[str, list[Any]]]:
     return parts
 
 
+def datasets_called(lab: Lab, name: str, *, only: str | None = None) -> list[str]:
+    """The datasets that a name means: the one with this id, whatever else is labelled so, or those that have it as their label.
+
+    Versions in the trash count: as long as a dataset is there, its id leads to no other one. `only` those of a project.
+    """
+    rows = lab.rows(
+        "SELECT DISTINCT dataset FROM base.dataset_table WHERE (dataset = $1 OR name = $2) AND ($3 IS NULL OR project_id = $3)",
+        [project_of(name), name, only],
+    )
+    found = sorted(row[0] for row in rows)
+    return [project_of(name)] if project_of(name) in found else found
+
+
 def _dataset_condition(lab: Lab, text: str) -> tuple[str, list[Any]]:
     """Runs that were given this text, or that read what it names now: a content, or any version of a dataset."""
     name, at, rest = text.rpartition("@")
@@ -364,14 +377,13 @@ def _dataset_condition(lab: Lab, text: str) -> tuple[str, list[Any]]:
         read += [f'"sha256":"{digest}'] if len(digest) >= 8 else []  # noqa: PLR2004  (fewer digits name nothing)
     elif version is not None or (at and rest == "latest"):
         rows = lab.rows(
-            "SELECT dataset, arg_max(sha256, version) FROM base.dataset_table WHERE (dataset = $1 OR name = $2) "
-            "AND CASE WHEN $3 IS NULL THEN NOT own_trashed ELSE version = $3 END GROUP BY dataset",
-            [project_of(name), name, version],
+            "SELECT dataset, arg_max(sha256, version) FROM base.dataset_table WHERE dataset IN (SELECT unnest($1::VARCHAR[])) "
+            "AND CASE WHEN $2 IS NULL THEN NOT own_trashed ELSE version = $2 END GROUP BY dataset",
+            [datasets_called(lab, name), version],
         )
         read += [f'"sha256":"{rows[0][1]}'] if len(rows) == 1 else []
     else:
-        rows = lab.rows("SELECT DISTINCT dataset FROM base.dataset_table WHERE dataset = ? OR name = ?", [project_of(text), text])
-        read += [f'"dataset":{msgspec.json.encode(row[0]).decode()}' for row in rows]
+        read += [f'"dataset":{msgspec.json.encode(dataset).decode()}' for dataset in datasets_called(lab, text)]
     among = " OR ".join(["contains(datasets, ?)"] * len(read))
     return f"dataset_id = ? OR (datasets IS NOT NULL AND ({among}))" if read else "dataset_id = ?", [text, *read]
 

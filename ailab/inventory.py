@@ -14,7 +14,7 @@ import msgspec
 from . import blobs, columns, datasets
 from .columns import Column, Difference
 from .errors import ConflictError, FilterError, NotFoundError
-from .filters import LIMIT_DEFAULT, LIMIT_MAX, parse_count, pointer
+from .filters import LIMIT_DEFAULT, LIMIT_MAX, datasets_called, parse_count, pointer
 from .queries import Page, newest_of, stamp
 from .views.rows import project_of
 
@@ -251,7 +251,8 @@ def list_datasets(lab: Lab, f: DatasetFilter | None = None) -> Page:
 def find_dataset(lab: Lab, text: str, *, before: datetime | None = None, only: str | None = None, trashed: bool = False) -> str:
     """The id of the version that a text means: an id, NAME@vN, NAME@latest, NAME@sha256:HEX, a SHA-256, or NAME for the newest.
 
-    A name is that of a dataset as it reads now, or its id; versions in the trash are found only by their number or content.
+    A name is the id of a dataset, or its label as it reads now, where no dataset has it as its id; versions in the trash are
+    found only by their number or content.
 
     Args:
         lab: the catalogue.
@@ -275,7 +276,7 @@ def find_dataset(lab: Lab, text: str, *, before: datetime | None = None, only: s
     else:
         where.append(("d.own_trashed" if trashed else "NOT (d.own_trashed OR coalesce(p.trashed, false))", []))
     if name is not None:
-        where.append(("(d.dataset = ? OR d.name = ?)", [project_of(name), name]))
+        where.append(("d.dataset IN (SELECT unnest(?::VARCHAR[]))", [datasets_called(lab, name, only=only)]))
     elif digest is None:
         raise FilterError(f"dataset {text[:100]!r} names no dataset", where="dataset", hint="such as iris, iris@v2")
     text_of = f"""
@@ -283,10 +284,8 @@ def find_dataset(lab: Lab, text: str, *, before: datetime | None = None, only: s
         WHERE {" AND ".join(part for part, _ in where)} ORDER BY coalesce(d.created_at <= ?, false) DESC, d.version DESC
     """  # noqa: S608  (fixed fragments)
     rows = lab.rows(text_of, [*(value for _, some in where for value in some), before])
-    datasets_found = {row[1] for row in rows}
-    exact = [row for row in rows if name is not None and row[1] == project_of(name)] or rows
-    if rows and (len(datasets_found) == 1 or len({row[1] for row in exact}) == 1) and (digest is None or len(exact) == 1):
-        return str(exact[0][0])
+    if rows and len({row[1] for row in rows}) == 1 and (digest is None or len(rows) == 1):
+        return str(rows[0][0])
     if rows:
         ids = [row[0] for row in rows[:4]]
         raise NotFoundError("single version", text, nearest=ids, hint=f"several fit: {', '.join(ids)}")
@@ -300,9 +299,9 @@ def _not_found(lab: Lab, text: str, name: str | None, only: str | None) -> NotFo
     known = lab.rows(
         "SELECT d.name, max(d.version), bool_and(d.own_trashed OR coalesce(p.trashed, false)) FROM base.dataset_table d "
         "LEFT JOIN base.project_table p ON p.project_id = d.project_id "
-        "WHERE (d.dataset = $1 OR d.name = $2) AND ($3 IS NULL OR d.project_id = $3) "
+        "WHERE d.dataset IN (SELECT unnest($1::VARCHAR[])) AND ($2 IS NULL OR d.project_id = $2) "
         "GROUP BY d.dataset, d.name ORDER BY 2 DESC LIMIT 1",
-        [project_of(name or ""), name, only],
+        [datasets_called(lab, name or "", only=only), only],
     )
     if known:
         label, newest, all_trashed = known[0]

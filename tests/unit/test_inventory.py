@@ -250,6 +250,54 @@ def test_what_is_said_of_a_dataset_changes(actions):
     again(actions)
 
 
+def test_a_dataset_is_not_called_what_another_one_is(actions):
+    """By a new label, a new dataset or an undoing, in whatever spelling, the other in the trash or not; to its own name it is."""
+    _, rose = add(actions, b"a\n1\n", "rose.csv"), add(actions, b"a\n2\n", "tulip.csv")[0]
+    actions.change_dataset("rose", DatasetFields(name="Red Rose"))
+    for name in ("Red Rose", "red rose", "ROSE", "rose"):
+        with pytest.raises(ConflictError, match="is taken") as problem:
+            actions.change_dataset("tulip", DatasetFields(name=name))
+        assert problem.value.where == "name"
+    with pytest.raises(ConflictError, match="is taken"):
+        add(actions, b"a\n3\n", "x.csv", name="RED ROSE")
+    actions.trash_dataset("rose")
+    with pytest.raises(ConflictError, match="is taken"):
+        actions.acting("ci", only="alpha").change_dataset("tulip", DatasetFields(name="rose"))
+    actions.change_dataset("tulip", DatasetFields(name="first"))
+    actions.change_dataset("tulip", DatasetFields(name="second"))
+    event = latest(actions).event
+    actions.change_dataset("rose@v1", DatasetFields(name="First"))
+    with pytest.raises(ConflictError, match="the name 'first' is taken") as problem:
+        actions.undo(event)
+    assert problem.value.where == "event"
+    actions.change_dataset("rose@v1", DatasetFields(name="Rose"))
+    actions.undo(event)
+    assert inventory.get_dataset(actions.lab, "first").dataset_id == rose.dataset_id
+    assert actions.change_dataset("tulip", DatasetFields(name="Tulip")).name == "Tulip"
+    again(actions)
+
+
+def test_an_id_comes_before_a_label(actions):
+    """Stores that were merged may have a dataset labelled as another one's id: the name is the other's, in the trash too."""
+    tulip, rose = add(actions, b"a\n1\n", "tulip.csv")[0], add(actions, b"a\n2\n", "rose.csv")[0]
+    run = actions.create_run(NewRun(dataset_id=rose.sha256)).run_id
+    add(actions, b"a\n3\n", "tulip.csv")
+    actions._writer.append(events.DatasetVersionChanged(dataset="tulip", sha256=tulip.sha256, name="rose"), by="ada")
+    actions.lab.refresh()
+
+    def runs(text):
+        return [row.run_id for row in queries.list_runs(actions.lab, RunFilter(dataset_id=text)).rows]
+
+    assert (runs("rose"), runs("rose@v1"), runs("rose@latest"), runs("rose@v2"), runs("tulip")) == ([run], [run], [run], [], [])
+    for text in ("rose", "rose@v1", "rose@latest"):
+        assert inventory.get_dataset(actions.lab, text).dataset_id == rose.dataset_id
+    actions.trash_dataset("rose")
+    for text in ("rose", "rose@latest", "rose@v2"):
+        with pytest.raises(NotFoundError, match="version"):
+            inventory.get_dataset(actions.lab, text)
+    assert inventory.get_dataset(actions.lab, "rose@v1").dataset_id == rose.dataset_id
+
+
 def test_a_new_version_belongs_where_its_dataset_does(actions):
     """Project and description are taken over, tags and metadata are said of one content; to another project goes all of it."""
     first, _ = add(actions, b"a\n1\n", project_id="Iris Flowers", description="one", tags=["gold"], metadata={"k": 1})

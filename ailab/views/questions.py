@@ -2,9 +2,9 @@
 
 A query is one SELECT over the views and what it makes itself: DuckDB's own parser says which tables and functions it names, and
 only those that are known are let through, so no file, setting, variable of the environment or inner table is reached by a name
-that nobody thought of. Besides, the catalogue is locked: it can open nothing outside the store, and no setting can be changed.
-What a query costs in time and memory is not bounded here, since no limit of the engine holds: `sandbox` asks in a process that
-can be killed.
+that nobody thought of. What a WITH makes is known only where the engine finds it. Besides, the catalogue is locked: it can
+open nothing outside the store, and no setting can be changed. What a query costs in time and memory is not bounded here, since no
+limit of the engine holds: `sandbox` asks in a process that can be killed.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ _VIEWS = "SHOW TABLES names the views, DESCRIBE wide the columns of one"
 _EXPLAIN = re.compile(r"\s*explain\s+(?!analyze\b)", re.IGNORECASE)
 _SHOW = re.compile(r"\s*show\s+tables\s*;?\s*", re.IGNORECASE)
 _PLAIN_NAME = re.compile(r"[^\W\d]\w*")
+_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+"""What the engine takes as the same in names; Python also takes the sign of Kelvin for a k."""
 
 
 def check(con: duckdb.DuckDBPyConnection, query: str, views: frozenset[str]) -> None:
@@ -67,38 +69,40 @@ def check(con: duckdb.DuckDBPyConnection, query: str, views: frozenset[str]) -> 
     tree = msgspec.json.decode(parsed)
     if tree.get("error"):
         raise FilterError("only a SELECT can be asked", where="sql", hint="EXPLAIN SELECT … shows its plan; ANALYZE runs it")
-    nodes = list(_nodes(tree))
-    made = {str(name).lower() for node in nodes for name in _made_by(node)}
-    for node in nodes:
-        _check_node(node, views | {name for name in made if _PLAIN_NAME.fullmatch(name)})
+    for node, made in _nodes(tree):
+        _check_node(node, views, made)
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    todo = [tree]
+def _nodes(tree: Any) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
+    """Every node, and the names that WITHs have made where it stands.
+
+    As the engine finds them: what a WITH makes is there in its node and below, and for what it makes later; for itself it is
+    there only behind the UNION of a recursive one. Anywhere else the same name is that of a table, and may be of an inner one.
+    """
+    todo: list[tuple[Any, frozenset[str]]] = [(tree, frozenset())]
     while todo:
-        part = todo.pop()
-        if isinstance(part, dict):
-            yield part
-            todo.extend(part.values())
-        elif isinstance(part, list):
-            todo.extend(part)
+        part, made = todo.pop()
+        if isinstance(part, list):
+            todo += [(one, made) for one in part]
+        elif isinstance(part, dict):
+            yield part, made
+            for entry in (part.get("cte_map") or {}).get("map", []):
+                todo.append((entry["value"], made))
+                made |= _made_by(entry["key"])
+            itself = _made_by(part.get("cte_name", "")) if part.get("type") == "RECURSIVE_CTE_NODE" else frozenset()
+            todo += [(one, made | itself if key == "right" else made) for key, one in part.items() if key != "cte_map"]
 
 
-def _made_by(node: dict[str, Any]) -> list[Any]:
-    """The names that a WITH gives."""
-    made = node.get("cte_map")
-    return [entry.get("key") for entry in made.get("map", [])] if isinstance(made, dict) else []
+def _made_by(name: str) -> frozenset[str]:
+    return frozenset([name.translate(_LOWER)] if _PLAIN_NAME.fullmatch(name) else [])
 
 
-def _check_node(node: dict[str, Any], tables: frozenset[str]) -> None:
+def _check_node(node: dict[str, Any], views: frozenset[str], made: frozenset[str]) -> None:
     kind = node.get("type")
     if kind == "BASE_TABLE":
-        name = str(node.get("table_name", ""))
-        if (
-            node.get("catalog_name") not in {"", "memory"}
-            or node.get("schema_name") not in {"", "main"}
-            or name.lower() not in tables
-        ):
+        name, of = str(node.get("table_name", "")), (node.get("catalog_name"), node.get("schema_name"))
+        plain = name.translate(_LOWER)
+        if not (of == ("", "") and plain in made) and not (of[0] in {"", "memory"} and of[1] in {"", "main"} and plain in views):
             raise FilterError(f"no view {name[:60]!r}", where="sql", hint=_VIEWS)
     elif kind == "TABLE_FUNCTION":
         name = str(node["function"].get("function_name", "")).lower()

@@ -250,10 +250,12 @@ def _check_unicode(name: str, *texts: str) -> None:
 
 
 def _is_time(text: str) -> bool:
+    """Whether a text is a time as `_plain` writes it; Python reads other forms too, such as weeks, that the engine does not."""
     try:
-        return datetime.fromisoformat(text).tzinfo is None
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return False
+    return moment.tzinfo is None and moment.isoformat() == text
 
 
 def seen_of(cursor: str, what: str = "points") -> dict[str, int]:
@@ -263,7 +265,7 @@ def seen_of(cursor: str, what: str = "points") -> dict[str, int]:
         FilterError: it is none.
     """
     of, values = _opened(cursor, tuple[str, tuple[dict[str, int]]]) or ("", ({},))
-    if of != what:
+    if of != what or any(not segment or half_character(segment) is not None for segment in values[0]):
         raise FilterError(f"since: it is no cursor of {what}", where="since", hint="take it from X-Cursor of the answer before")
     return values[0]
 

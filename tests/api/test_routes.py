@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import hashlib
 import itertools
@@ -679,6 +680,36 @@ def test_a_forged_cursor_is_no_accident(server, place):
     for what in ("console", "system-metrics"):
         forged = cursor_of(what, [{segment: place, "'; DROP": 1}])
         assert server.get(f"/runs/run-a/{what}?since={forged}").status in {200, 400}
+
+
+@pytest.mark.parametrize("what", ["points", "console", "system-metrics"])
+@pytest.mark.parametrize("seen", ['{"":0}', '{"":0,"a":1}', '{"\\udc00":0}', '{"a":1.5}', '{"a":null}', "[]", "null"])
+def test_a_cursor_that_names_no_segment_is_refused(server, what, seen):
+    """As everything else that no answer gave."""
+    forged = base64.urlsafe_b64encode(f'["{what}", [{seen}]]'.encode()).decode().rstrip("=")
+    answer = server.get(f"/runs/run-a/{'metrics' if what == 'points' else what}?since={forged}")
+    assert (answer.status, answer.json()["where"]) == (400, "since")
+
+
+@pytest.mark.parametrize(
+    "time", ["20260101", "2026-W01-1", "2026-01-01", "2026-01-01 00:00:00", "2026-01-01T00", "2026-01-01T00:00:00Z",
+             "2026-01-01T00:00:00,5", "2026-01-01T00:00:00.5", "infinity", "epoch", ""],
+)  # fmt: skip
+def test_a_time_in_a_cursor_is_written_as_we_do(server, time):
+    """What Python reads as a time, and the engine does not, or otherwise, is no accident of the server."""
+    answer = server.get(f"/runs?sort=-started_at&cursor={cursor_of('-started_at', [time, 'x'])}")
+    assert (answer.status, answer.json()["where"]) == (400, "cursor")
+    for good in ("2026-01-01T00:00:00", "2026-01-01T00:00:00.000005", "0001-01-01T00:00:00", "9999-12-31T23:59:59.999999"):
+        assert server.get(f"/runs?sort=-started_at&cursor={cursor_of('-started_at', [good, 'x'])}").status == 200
+    for sort, value in (
+        ("seed", 2**126),
+        ("duration_s", 10**400),
+        ("duration_s", -(10**400)),
+        ("name", "a\0b"),
+        ("metrics.loss", 1),
+    ):
+        more = [value, "2026-01-01T00:00:00", "x"] if sort.startswith("metrics") else [value, "x"]
+        assert server.get(f"/runs?sort={sort}&cursor={cursor_of(sort, more)}").status == 200, sort
 
 
 def test_the_document_describes_every_route(routes):

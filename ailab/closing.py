@@ -3,6 +3,10 @@
 Who writes: whoever calls `close_dead`, through a writer of its own; no byte of the dead segment is ever touched. What holds: a
 closing is a statement about the bytes that were there; should the writer prove alive and go on, the bytes behind belong to a
 later closing, and nothing is damage. What is not promised: that a writer on another machine is gone; silence is all that tells.
+
+Whose word counts: what this store's own processes say, of any segment; what a segment says that came through a server, only of
+segments that the same tokens sent. So no sender can have anybody else's segment taken as damaged, and a store that is shipped is
+still held against its own closings. Where a word does not count, silence tells the server's own compaction the same.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from .segments import Envelope, Segment, stated_crc, writer_alive
 from .store import run_of_segment
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator
 
     from .commits import Chosen
     from .journal import Writer
@@ -26,12 +30,53 @@ if TYPE_CHECKING:
 ELSEWHERE_SECONDS = 600.0
 """A segment of another machine is closed when it has not changed for so long: ten times what makes its run a crashed one."""
 
-Closings = dict[str, list[events.SegmentClosed]]
-"""What was said of segments, by their name at birth."""
-
+SAYING = (events.SegmentClosed.kind, events.SegmentAccepted.kind)
+"""Kinds that `Closings` learns from."""
 _decoder = msgspec.json.Decoder(Envelope)
 _HEAD = 1 << 16
 _TAIL = 1 << 14
+
+
+class Closings:
+    """What was said of segments' ends, and who sent those that came through a server; segments go by their name at birth.
+
+    Args:
+        known: what it begins with.
+    """
+
+    def __init__(self, known: Closings | None = None) -> None:
+        self._said: dict[str, list[tuple[str, events.SegmentClosed]]] = {}
+        self._senders: dict[str, set[str | None]] = {}
+        if known is not None:
+            self._said = {segment: list(said) for segment, said in known._said.items()}
+            self._senders = {segment: set(senders) for segment, senders in known._senders.items()}
+
+    def take(self, teller: str, kind: str, data: bytes | msgspec.Raw) -> None:
+        """Learn from an event of one of the kinds `SAYING` in segment `teller`; what does not fit its kind says nothing."""
+        try:
+            said = msgspec.json.decode(data, type=events.KINDS[kind])
+        except (msgspec.DecodeError, RecursionError):
+            return
+        if isinstance(said, events.SegmentClosed):
+            self._said.setdefault(said.segment, []).append((teller, said))
+        elif isinstance(said, events.SegmentAccepted):
+            self._senders.setdefault(said.segment, set()).add(said.token)
+
+    def is_received(self, segment: str) -> bool:
+        """Whether it came through a server."""
+        return segment in self._senders
+
+    def counts(self, teller: str, segment: str) -> bool:
+        """Whether what one segment says of another counts: it is of this store, or whoever sent it has sent the other too."""
+        return self._senders.get(teller, set()) <= self._senders.get(segment, set())
+
+    def of(self, segment: str) -> list[events.SegmentClosed]:
+        """The closings of a segment that count."""
+        return [said for teller, said in self._said.get(segment, ()) if self.counts(teller, segment)]
+
+    def segments(self) -> list[str]:
+        """Those of which something was said, whether it counts or not."""
+        return list(self._said)
 
 
 def close_dead(
@@ -47,30 +92,28 @@ def close_dead(
     """
     names = store.segment_names()
     covered = commits.choose(commits.load(store)[0]) if chosen is None else chosen
-    said = closings_in_segments(store, names)
-    for name, closings in (known or {}).items():
-        said.setdefault(name, []).extend(closings)
+    said = closings_in_segments(store, names, known)
     now = claims.file_time(store)
     found = []
     for name in names:
         closing = _closing_of(store, name, covered, now=now)
-        if closing is None or name == writer.name or any(_is_same(closing, other) for other in said.get(closing.segment, [])):
+        if closing is None or name == writer.name or any(_is_same(closing, other) for other in said.of(closing.segment)):
             continue
         writer.append(closing)
         found.append(closing)
     return found
 
 
-def closings_in_segments(store: Store, names: Iterable[str]) -> Closings:
-    """What segments say of others' ends."""
-    found: Closings = {}
-    for event in said_in_segments(store, names, (events.SegmentClosed.kind,)):
-        add_closing(event.data, found)
+def closings_in_segments(store: Store, names: Iterable[str], known: Closings | None = None) -> Closings:
+    """What segments say of others' ends, and what is known besides."""
+    found = Closings(known)
+    for name, event in said_in_segments(store, names, SAYING):
+        found.take(name, event.kind, event.data)
     return found
 
 
-def said_in_segments(store: Store, names: Iterable[str], kinds: Collection[str]) -> Iterator[Envelope]:
-    """Events of some kinds in the segments of writers without a run, who alone say such things, wherever the rest is damaged."""
+def said_in_segments(store: Store, names: Iterable[str], kinds: Collection[str]) -> Iterator[tuple[str, Envelope]]:
+    """(segment, event) of some kinds in segments without a run, which alone say such things, wherever the rest is damaged."""
     wanted = [b'"kind":"' + kind.encode() + b'"' for kind in kinds]
     for name in names:
         if run_of_segment(name) is not None:
@@ -83,30 +126,19 @@ def said_in_segments(store: Store, names: Iterable[str], kinds: Collection[str])
         for line in lines:
             event = _decode(line[:-1])
             if event is not None and event.kind in kinds:
-                yield event
-
-
-def add_closing(data: bytes | msgspec.Raw, found: Closings) -> None:
-    """Add a closing by its payload; one that does not fit its kind says nothing."""
-    try:
-        closing = msgspec.json.decode(data, type=events.SegmentClosed)
-    except msgspec.DecodeError:
-        return
-    found.setdefault(closing.segment, []).append(closing)
+                yield name, event
 
 
 def is_closed_at(closings: Closings, segment: str, end: int, sha256: str) -> bool:
     """Whether somebody said that the segment ends at `end`, and these were its bytes."""
-    return any(said.bytes == end and said.sha256 == sha256 for said in closings.get(segment, []))
+    return any(said.bytes == end and said.sha256 == sha256 for said in closings.of(segment))
 
 
-def contradicting(
-    closings: Mapping[str, list[events.SegmentClosed]], segment: str, content: bytes
-) -> events.SegmentClosed | None:
+def contradicting(closings: Closings, segment: str, content: bytes) -> events.SegmentClosed | None:
     """A closing of the segment that its bytes do not bear out: they are fewer, or others."""
     import hashlib
 
-    for said in closings.get(segment, []):
+    for said in closings.of(segment):
         if said.bytes > len(content) or hashlib.sha256(content[: said.bytes]).hexdigest() != said.sha256:
             return said
     return None

@@ -115,12 +115,13 @@ class _Reference(NamedTuple):
 
 
 class _Named(NamedTuple):
-    """Where a segment is named, and as what."""
+    """Where a segment is named, as what, and in which segment, if it is in one."""
 
     file: str
     line: int
     offset: int
     role: str
+    teller: str
 
 
 def verify(
@@ -165,12 +166,11 @@ class _Look:
         self._sizes: dict[str, int] = {}
         self._statements: dict[str, list[_Statement]] = {}
         self._named: dict[str, list[_Named]] = {}
-        self._closings: closing.Closings = {}
+        self._closings = closing.Closings()
         self._wanted: dict[str, tuple[int | None, str]] = {}
         self._redacted_blobs: set[str] = set()
         self._references: dict[str, _Reference] = {}
         self._origins: dict[str, events.SegmentOpened] = {}
-        self._accepted: set[str] = set()
         self._unsealed: dict[str, str] = {}
         self._digests: dict[tuple[str, int], Any] = {}
         self._total = size_of(store.segments) + 2 * size_of(store.compacted) + size_of(store.blobs)
@@ -337,10 +337,9 @@ class _Look:
 
     def all_segments(self) -> None:
         """Read every segment's file."""
-        for name, said in closing.closings_in_segments(self.store, self._names).items():
-            self._closings.setdefault(name, []).extend(said)
-        for name, closings in self._closings.items():
-            for one in closings:
+        self._closings = closing.closings_in_segments(self.store, self._names, self._closings)
+        for name in self._closings.segments():
+            for one in self._closings.of(name):
                 self._statements.setdefault(name, []).append(_Statement(one.bytes, one.sha256, "a closing"))
         for name in self._names:
             before = len(self.found.findings)
@@ -412,7 +411,7 @@ class _Look:
     def _is_closed(self, birth: str, size: int) -> bool:
         """Whether somebody said how far the file goes."""
         ends = {said.bytes for said in self._statements.get(birth, [])}
-        torn = {one.bytes + one.torn_bytes for one in self._closings.get(birth, [])}
+        torn = {one.bytes + one.torn_bytes for one in self._closings.of(birth)}
         return size in ends | torn
 
     def stated(self, birth: str) -> list[int]:
@@ -448,15 +447,15 @@ class _Look:
             return
         if isinstance(data, events.SegmentOpened):
             self._origins[segment] = data
-            self._name(data.previous, file, line, offset, role=f"what {segment} follows")
+            self._name(data.previous, file, line, offset, role=f"what {segment} follows", teller=segment)
             self._name(data.forked_from, file, line, offset, role=f"what the parent of {segment} wrote")
         elif isinstance(data, events.SegmentSealed):
             self._name(data.next, file, line, offset, role=f"what follows {segment}")
         elif isinstance(data, events.SegmentClosed):
-            self._closings.setdefault(data.segment, []).append(data)
+            self._closings.take(segment, event.kind, event.data)
             self._name(data.segment, file, line, offset, role="closed")
         elif isinstance(data, events.SegmentAccepted):
-            self._accepted.add(data.segment)
+            self._closings.take(segment, event.kind, event.data)
         elif isinstance(data, events.EventRedacted):
             if data.sha256:
                 self._redacted_blobs.add(data.sha256)
@@ -475,14 +474,15 @@ class _Look:
             if digest and (size is not None or digest not in self._wanted):
                 self._wanted[digest] = (size, f"{event.kind} of run {event.run}")
 
-    def _name(self, segment: str | None, file: str, line: int = 0, offset: int = 0, *, role: str) -> None:
+    def _name(self, segment: str | None, file: str, line: int = 0, offset: int = 0, *, role: str, teller: str = "") -> None:
         if segment:
-            self._named.setdefault(segment, []).append(_Named(file, line, offset, role))
+            self._named.setdefault(segment, []).append(_Named(file, line, offset, role, teller))
 
     def all_statements(self) -> None:
         """Segments that are named and nowhere, or followed and without a footer; tables whose first part is nowhere."""
         for segment, places in self._named.items():
-            if segment in self._unsealed and any(place.role.endswith(" follows") for place in places):
+            followed = any(place.role.endswith(" follows") and self._closings.counts(place.teller, segment) for place in places)
+            if segment in self._unsealed and followed:
                 self.damage(
                     DamageError("gap", path=self._unsealed[segment], detail="another segment follows it, and it has no footer"),
                     cost="the events at its end", hint=FROM_COPY,
@@ -551,7 +551,7 @@ class _Look:
         there: dict[str, tuple[str, str]] = {}
         for owner, one in self._references.items():
             origin, place = self._origins.get(one.segment), artifacts.path_of_location(one.location)
-            ours = origin is not None and origin.via in _LOCAL and one.segment not in self._accepted
+            ours = origin is not None and origin.via in _LOCAL and not self._closings.is_received(one.segment)
             if place is None or not ours or place[0] != capture.host_name():
                 continue
             if place[1] not in there:

@@ -217,7 +217,7 @@ class _Work:
         self.redactions = rewrite.Redactions()
         self.left: dict[str, str] = {}
         self._con = record.connection()
-        self._closings: closing.Closings = {}
+        self._closings = closing.Closings()
         self._progress = progress or (lambda _done, _total: None)
         self._births: set[str] = set()
         self._redacted: list[tuple[str, int]] = []
@@ -242,8 +242,7 @@ class _Work:
     def learn(self) -> None:
         """Learn from segments which others are closed, and which data are to go."""
         names = self.store.segment_names()
-        for name, said in closing.closings_in_segments(self.store, names).items():
-            self._closings.setdefault(name, []).extend(said)
+        self._closings = closing.closings_in_segments(self.store, names, self._closings)
         rewrite.said_in_segments(self.store, names, self.redactions)
 
     # -- rewriting ---------------------------------------------------------------------------------------------------
@@ -343,7 +342,7 @@ class _Work:
         segment = Segment(name, file.name)
         segment.feed(file.readline(BATCH_BYTES))
         file.seek(0)
-        return not segment.refused and segment.birth not in self._closings
+        return not segment.refused and not self._closings.of(segment.birth)
 
     def _check(self, segment: Segment, lines: list[tuple[bytes, Envelope | None]]) -> None:
         """Make sure that a reader finds nothing wrong with the segment, and that tables can hold it."""

@@ -60,7 +60,7 @@ class Removals(NamedTuple):
 def removals(store: Store) -> Removals:
     """Which data and blobs are to go."""
     found = Removals(rewrite.Redactions(), set())
-    for event in closing.said_in_segments(store, store.segment_names(), _REMOVING):
+    for _, event in closing.said_in_segments(store, store.segment_names(), _REMOVING):
         _learn(event.kind, event.run, bytes(event.data), found)
     held = Held(store)
     for name, commit in held.counting.items():

@@ -87,23 +87,23 @@ class Redactions:
 
 
 def said_in_tables(held: Held, closings: closing.Closings, redactions: Redactions) -> None:
-    """Learn what events in tables say of segments' ends and of data that are to go."""
-    kinds = [events.SegmentClosed.kind, *_REMOVING]
+    """Learn what events in tables say of segments' ends and senders, and of data that are to go."""
+    kinds, columns = [*closing.SAYING, *_REMOVING], ["segment", "kind", "run", "data"]
     for name, commit in held.counting.items():
         table = commit.table("events")
         if table is None or held.why_not_whole(name) is not None:
             continue
-        found = pq.read_table(held.store.table_path(table.name), columns=["kind", "run", "data"], filters=_among("kind", kinds))
+        found = pq.read_table(held.store.table_path(table.name), columns=columns, filters=_among("kind", kinds))
         for row in found.to_pylist():
-            if row["kind"] == events.SegmentClosed.kind and row["data"] is not None:
-                closing.add_closing(row["data"].encode(), closings)
+            if row["kind"] in closing.SAYING:
+                closings.take(row["segment"], row["kind"], (row["data"] or "{}").encode())
             else:
                 redactions.take(row["kind"], row["run"], row["data"] or "{}")
 
 
 def said_in_segments(store: Store, names: Iterable[str], redactions: Redactions) -> None:
     """Learn what events of writers without a run say of data that are to go."""
-    for event in closing.said_in_segments(store, names, _REMOVING):
+    for _, event in closing.said_in_segments(store, names, _REMOVING):
         redactions.take(event.kind, event.run, bytes(event.data))
 
 

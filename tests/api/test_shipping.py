@@ -401,6 +401,29 @@ def tokens_afar(tmp_path):
     live.end()
 
 
+def test_a_writer_spoils_nobody_elses_segment(tokens_afar):
+    """What it says of the end of a segment that the server or somebody else wrote is kept, and counts for nothing."""
+    from ailab import verification
+    from ailab.views.compact import compact
+
+    ask, place = tokens_afar
+    assert ask("admin", "POST", "/runs", {"Content-Type": "application/json"}, b'{"run_id": "good"}').status == 201
+    theirs, head, crc = forged("theirs")
+    body = head + line(1, "run.started", {"name": "x"}, crc, run="theirs")[0]
+    assert ask("admin", "PUT", f"/journal/{theirs}?offset=0", BINARY, body).status == 200
+    told = place.segment_names()
+    name = f"20261121T100000000001Z_evil_1_{os.urandom(4).hex()}"
+    data = {"format": 1, "segment": name, "ailab": "0.1.0", "host": "evil", "pid": 1}
+    body, crc = line(0, "segment.opened", data, 0)
+    for i, segment in enumerate(told, 1):
+        more, crc = line(i, "segment.closed", {"segment": segment, "bytes": 10**8, "sha256": "0" * 64}, crc)
+        body += more
+    assert ask("writer", "PUT", f"/journal/{name}?offset=0", BINARY, body).status == 200
+    assert [one.what for one in verification.verify(place).findings if one.level != "note"] == []
+    assert compact(place).left == []
+    assert ask("admin", "GET", "/runs/good").json()["run_id"] == "good"
+
+
 def test_who_shipped_is_who_did_it(far, tokens_afar):
     """Changes in a shipped segment carry the name of the token, whatever the segment says."""
     ask, _ = tokens_afar

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from handmade import Pen
 
-from ailab import closing, events, journal, store
+from ailab import closing, events, journal, store, verification
+from ailab.views.compact import compact
 
 
 @pytest.fixture
@@ -99,6 +100,70 @@ def test_who_is_there_or_has_ended_is_not_closed(place):
         aged(place.segment_path(name), 3600)
     assert [said.segment for said in closed(place)] == [dead.name]
     living.seal()
+
+
+# -- whose word counts -------------------------------------------------------------------------------------------------
+
+
+def say(pen, told, *, wrong=False):
+    """Have a segment say of another how far it goes."""
+    size, sha256 = (10**8, "0" * 64) if wrong else (len(told.content), hashlib.sha256(told.content).hexdigest())
+    return pen.line(f'"kind":"segment.closed","data":{{"segment":"{told.name}","bytes":{size},"sha256":"{sha256}"}}')
+
+
+def accept(pen, *sent):
+    """Have a segment of this store say which token sent which segments."""
+    for token, other in sent:
+        text = "" if token is None else f',"token":"{token}"'
+        pen.line(f'"kind":"segment.accepted","data":{{"segment":"{other.name}"{text}}}')
+    return pen
+
+
+@pytest.mark.parametrize("token", ["evil", None])
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_sender_says_nothing_of_what_others_sent_or_wrote(place, wrong, token):
+    """Neither spoils a false word a segment, nor ends a true one it early; as files and from tables."""
+    mine, theirs, follower = (Pen(place.path, f"r{i}", number=i).point('{"a":1.0}') for i in range(3))
+    teller, server = Pen(place.path, number=4), Pen(place.path, number=5)
+    for told in (mine, theirs):
+        say(teller, told, wrong=wrong)
+    accept(server, (token, teller), ("other", theirs), ("other", follower))
+    assert verification.verify(place).sound
+    teller.seal()
+    server.seal()
+    for live in (3, 3):
+        done = compact(place, grace_s=0)
+        assert (done.live, done.left) == (live, [])
+        assert verification.verify(place).sound
+    assert not os.path.exists(teller.path)
+    for pen in (mine, theirs, follower):
+        aged(pen.path, 601)
+    done = compact(place)
+    assert (done.closed, done.segments, done.live, done.left) == (3, 4, 0, [])
+    assert verification.verify(place).sound
+
+
+def test_who_sent_a_segment_says_how_far_it_goes(place):
+    """A store that was shipped is held against its own closings; not so once somebody who did not send it had a hand in them."""
+    told, teller, server = Pen(place.path, "r1").point('{"a":1.0}'), Pen(place.path, number=2), Pen(place.path, number=3)
+    say(teller, told, wrong=True)
+    accept(server, ("one", told), ("two", told), ("one", teller))
+    assert [finding.kind for finding in verification.verify(place).findings if finding.level == "error"] == ["gap"]
+    accept(server, ("three", teller))
+    assert verification.verify(place).sound
+
+
+def test_a_sender_has_no_segment_of_another_followed(place):
+    """A header that names somebody's live segment as the one before it does not make that one's missing footer a damage."""
+    mine, server = Pen(place.path, "r1").point('{"a":1.0}'), Pen(place.path, number=2)
+    next_ = Pen(place.path, "r1", number=3, header=False)
+    fields = f'"format":1,"segment":"{next_.name}","ailab":"9","host":"h","pid":1,"previous":"{mine.name}"'
+    next_.line(f'"kind":"segment.opened","run":"r1","data":{{{fields}}}')
+    assert not verification.verify(place).sound
+    accept(server, ("evil", next_))
+    assert verification.verify(place).sound
+    accept(server, ("evil", mine))
+    assert not verification.verify(place).sound
 
 
 # -- a writer whose file was removed -----------------------------------------------------------------------------------

@@ -312,6 +312,14 @@ def _no_number(metrics: Any, refused: RejectedError) -> str:
     return f"metric {refused.key!r}: {msgspec.json.encode(value).decode()[:60]} is no number"
 
 
+_ONE_OF: dict[str, dict[str, tuple[str, ...]]] = {
+    "run.finished": {"status": ENDS},
+    "metric.described": {"goal": events.GOALS, "summary": events.SUMMARIES},
+    "console_lines.logged": {"stream": ("stdout", "stderr")},
+}
+"""Fields of logged events in which only a few words mean anything."""
+
+
 def as_event(i: int, one: LoggedEvent) -> events.Event:
     """One event of a batch, in the form that the recorder would have written."""
     if one.kind not in LOGGED:
@@ -335,8 +343,10 @@ def as_event(i: int, one: LoggedEvent) -> events.Event:
     try:
         if isinstance(event, events.MetricsLogged):
             event = msgspec.structs.replace(event, step=values.step(event.step), time=values.moment(event.time))
-        if isinstance(event, events.RunFinished) and event.status not in ENDS:
-            raise RejectedError(f"status {event.status[:40]!r} is not allowed", key="status", hint=f"allowed: {', '.join(ENDS)}")
+        for field, allowed in _ONE_OF.get(one.kind, {}).items():
+            said = getattr(event, field)
+            if said is not None and said not in allowed:
+                raise RejectedError(f"{field} {said[:40]!r} is not allowed", key=field, hint=f"allowed: {', '.join(allowed)}")
         if form is not None:
             event = msgspec.structs.replace(event, **{form[0]: form[1](getattr(event, form[0]))})
     except RejectedError as problem:

@@ -226,6 +226,10 @@ class MetricsLogged(Event, frozen=True, omit_defaults=True, gc=False):
     time: float | None = None
 
 
+GOALS = ("max", "min")
+SUMMARIES = ("last", "min", "max", "mean")
+
+
 class MetricDescribed(Event, frozen=True, omit_defaults=True, kw_only=True):
     """What a metric means: `goal` is max or min, `summary` one of last, min, max, mean."""
 

@@ -85,7 +85,7 @@ class LeaderboardRow(RunSummaryView, kw_only=True):
 
 
 class ArtifactFile(msgspec.Struct, kw_only=True):
-    """A file of a run, newest version first; `url` is where the server gives its bytes.
+    """A file of a run, newest version first; `url` is where the server gives the bytes of this version.
 
     Of a `reference` no bytes were kept; `location` is where they lay when it was logged, such as file://HOST/PATH.
     """
@@ -411,7 +411,7 @@ def _detail(lab: Lab, row: Sequence[Any]) -> RunDetail:
     )
     return RunDetail(
         **found, datasets=[_use(lab, **one) for one in used],
-        artifact_files=[ArtifactFile(**file, url=_url(run_id, file["path"])) for file in files],
+        artifact_files=_with_urls(run_id, files),
         git_diff=git_diff, git_branch=branch, git_remote=remote, python_version=python_version,
         pip_freeze=packages, device_info=device, trashed=trashed,
         ended_at=stamp(ended_at) if ended_at else None,
@@ -427,11 +427,19 @@ def _use(lab: Lab, dataset: str | None, sha256: str, role: str, name: str) -> Da
     )  # fmt: skip
 
 
-def _url(run_id: str, path: str) -> str:
-    """Where the server gives the bytes of a file."""
+def _with_urls(run_id: str, files: list[dict[str, Any]]) -> list[ArtifactFile]:
+    """Files with where the server gives their bytes; in the address of an older version is its number."""
     from urllib.parse import quote
 
-    return f"/artifacts/{quote(run_id, safe='')}/download/{quote(path, safe='/')}"
+    newest: dict[str, int] = {}
+    for file in files:
+        newest[file["path"]] = max(file["version"], newest.get(file["path"], 0))
+
+    def url_of(file: dict[str, Any]) -> str:
+        version = f"?version={file['version']}" if file["version"] < newest[file["path"]] else ""
+        return f"/artifacts/{quote(run_id, safe='')}/download/{quote(file['path'], safe='/')}{version}"
+
+    return [ArtifactFile(**file, url=url_of(file)) for file in files]
 
 
 def list_artifacts(lab: Lab, run_id: str) -> list[ArtifactFile]:

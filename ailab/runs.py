@@ -186,8 +186,8 @@ class Run:
     ) -> None:
         """Say what a metric means: `goal` is max or min, `summary` one of last, min, max, mean."""
         with Edge(self):
-            one_of("goal", goal, ("max", "min"))
-            one_of("summary", summary, ("last", "min", "max", "mean"))
+            one_of("goal", goal, events.GOALS)
+            one_of("summary", summary, events.SUMMARIES)
             self._write(events.MetricDescribed(key=key, unit=unit, goal=goal, summary=summary, step_metric=step_metric))
 
     def set_tag(self, key: str, value: Any = None) -> None:

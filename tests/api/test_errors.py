@@ -236,6 +236,21 @@ def test_data_of_an_event_that_do_not_fit(server, data, where, detail, hint):
 
 
 @pytest.mark.parametrize(
+    ("kind", "data", "field", "hint"),
+    [
+        ("metric.described", {"key": "loss", "goal": "minimize"}, "goal", "allowed: max, min"),
+        ("metric.described", {"key": "loss", "summary": "median"}, "summary", "allowed: last, min, max, mean"),
+        ("console_lines.logged", {"stream": "out", "lines": ["x"]}, "stream", "allowed: stdout, stderr"),
+        ("run.finished", {"status": "done"}, "status", "allowed: completed, failed, killed"),
+    ],
+)
+def test_a_word_that_means_nothing_is_refused(server, kind, data, field, hint):
+    """An event would be kept for good, and read as if the field had not been said."""
+    answer = server.send("POST", "/runs/run-w/events", {"events": [{"kind": kind, "data": data}]})
+    problem(answer, 400, "rejected", where=f"events[0].{field}", hint=hint, detail=f"{field} {data[field]!r} is not allowed")
+
+
+@pytest.mark.parametrize(
     ("value", "said"), [("nan", '"nan"'), (None, "null"), ([1], "[1]"), ({"deep": None}, "null"), ("x" * 99, '"' + "x" * 59)]
 )
 def test_a_metric_that_is_no_number_is_told_in_json(server, value, said):

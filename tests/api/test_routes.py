@@ -319,6 +319,7 @@ def test_the_same_path_again_is_the_next_version(playground, fresh):
     assert (absent.json()["hint"], absent.json()["nearest"]) == ("the newest version of 'models/m.bin' is v3", ["models/m.bin"])
     answer = playground.get(f"/artifacts/{fresh}")
     assert [file["version"] for file in answer.json()] == [3, 2, 1]
+    assert [playground.get(file["url"]).body for file in answer.json()] == [b"one", b"two", b"one"]
     assert playground.ask("DELETE", url).status == 204
     assert playground.get(url).json()["hint"] == "the newest version of 'models/m.bin' is v3, in the trash"
     assert (answer.header("x-bytes-logged"), answer.header("x-bytes-kept")) == ("9", "6")

@@ -223,6 +223,7 @@ def tokens(screen: Screen, rows: Sequence[TokenView]) -> None:
 
 
 def created_token(screen: Screen, made: CreatedToken) -> None:
-    """A token that was made: its text, this once."""
+    """A token that was made: its text, this once; alone where a program reads it, as in TOKEN=$(ailab token create …)."""
     screen.raw(made.text)
-    tokens(screen, [made.token])
+    if screen.terminal:
+        tokens(screen, [made.token])

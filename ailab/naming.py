@@ -29,10 +29,11 @@ def nearest_runs(lab: Lab, text: str, *, limit: int = NEAREST) -> list[str]:
     rows = lab.con.execute(
         """
         SELECT run_id FROM base.run_table WHERE NOT trashed
-        ORDER BY greatest(jaro_winkler_similarity(run_id, $1), jaro_winkler_similarity(reverse(run_id), reverse($1)),
-                          jaro_winkler_similarity(lower(name), lower($1))) DESC, started_at DESC LIMIT $2
+        ORDER BY greatest(jaro_winkler_similarity(lower(run_id), $1),
+                          jaro_winkler_similarity(reverse(lower(run_id)), reverse($1)),
+                          jaro_winkler_similarity(lower(name), $1)) DESC, started_at DESC LIMIT $2
         """,
-        [text[:200], limit],
+        [text[:200].lower(), limit],
     ).fetchall()
     return [row[0] for row in rows]
 

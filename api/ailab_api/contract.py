@@ -7,6 +7,7 @@ sends ends in a value or in a FilterError that says where.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
@@ -17,7 +18,7 @@ from litestar.openapi.spec import OpenAPIResponse, Operation, Parameter, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
 from ailab.blobs import DIGEST
-from ailab.bodies import misfit
+from ailab.bodies import fields_of, misfit
 from ailab.errors import FilterError, RefusedError
 from ailab.filters import LIMIT_MAX, parse_count, parse_switch
 from ailab.problems import Problem
@@ -273,11 +274,20 @@ def decode_body(body: bytes, shape: type[T]) -> T:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as problem:
         words, path, fields = misfit(problem, shape)
-        raise FilterError(f"the body does not fit: {words}", where=f"body{path}", hint=fields) from None
+        said = _NO_NUMBERS if "out of range" in words else fields
+        raise FilterError(f"the body does not fit: {words}", where=f"body{path}", hint=said) from None
     except RecursionError:
         raise FilterError("the body is nested too deeply", where="body") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise FilterError(f"the body is no JSON: {str(problem)[:200]}", where="body") from None
+        if not body.strip():
+            raise FilterError("the body is empty", where="body", hint=f"fields: {fields_of(shape)}") from None
+        hint = _NO_NUMBERS if _BARE.search(body) else ""
+        raise FilterError(f"the body is no JSON: {str(problem)[:200]}", where="body", hint=hint) from None
+
+
+_BARE = re.compile(rb"[\[:,]\s*-?(NaN|Infinity)\b")
+"""What Python's `json` writes for numbers that JSON does not have."""
+_NO_NUMBERS = 'of numbers that JSON does not have, write the texts "NaN", "Infinity" and "-Infinity"'
 
 
 # -- documenting -------------------------------------------------------------------------------------------------------

@@ -252,7 +252,7 @@ class Guard:
         if found is None:
             if guess:
                 self.limits.take(nobody, "failures")
-            return request.problem(401, "the token does not count", where="Authorization", hint="it may be revoked"), _CHALLENGE
+            return request.problem(401, "the token does not count", where="Authorization", hint=_REVOKED), _CHALLENGE
         return found
 
     def _complete(self, headers: list[tuple[bytes, bytes]], origin: str | None) -> list[tuple[bytes, bytes]]:
@@ -397,6 +397,7 @@ def retry_after(seconds: float) -> list[tuple[bytes, bytes]]:
     return [(b"retry-after", str(max(1, math.ceil(seconds))).encode())]
 
 
+_REVOKED = "it may be revoked, or is not sent as Authorization: Bearer TOKEN"
 _CHALLENGE = [(b"www-authenticate", b"Bearer"), (b"www-authenticate", b'Basic realm="ailab", charset="UTF-8"')]
 
 

@@ -323,6 +323,32 @@ def test_json_is_json_in_any_case(server, kind):
     assert server.ask("POST", "/compare", {"Content-Type": kind}, b'{"run_ids": ["run-a"]}').status == 200
 
 
+@pytest.mark.parametrize(
+    ("body", "detail", "hint"),
+    [
+        (b"", "the body is empty", "fields: events"),
+        (b' {"events": [{"kind": "metrics.logged", "data": {"values": {"loss": NaN}}}]}', "the body is no JSON", '"NaN"'),
+        (
+            b'{"events": [{"kind": "metrics.logged", "data": {"values": {"loss": -Infinity}}}]}',
+            "the body is no JSON",
+            '"-Infinity"',
+        ),
+        (b'{"events": [{"kind": "metrics.logged", "data": {"values": {"loss": 1e400}}}]}', "number out of range", '"Infinity"'),
+        (b'{"events": [}', "the body is no JSON", None),
+    ],
+)
+def test_a_body_that_is_no_json_is_told_what_helps(server, body, detail, hint):
+    """Python's own encoder writes numbers that JSON does not have."""
+    found = problem(server.ask("POST", "/runs/run-w/events", {"Content-Type": "application/json"}, body), 400, "invalid")
+    assert detail in found["detail"]
+    assert found["hint"] is None if hint is None else hint in found["hint"]
+
+
+def test_a_run_in_other_letters_is_the_nearest(server):
+    """Upper and lower case do not count for what is near."""
+    assert problem(server.get("/runs/RUN-BIG"), 404, "not-found")["nearest"][0] == "run-big"
+
+
 def test_rejected_values_say_which(server):
     """A value that cannot be kept is 400 with its key."""
     found = problem(server.send("PATCH", "/runs/run-w/note", {"note": "x" * 1_000_001}), 400, "rejected", where="note")

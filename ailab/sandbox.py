@@ -21,7 +21,7 @@ from . import confined
 from .errors import AilabError, FilterError, NotFoundError, RefusedError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 SECONDS = 30.0
 MEMORY = 2 << 30
@@ -85,9 +85,13 @@ class Sandbox:
         return process is not None and process.poll() is None
 
     def ask(
-        self, sql: str, *, limit: int, seconds: float = SECONDS, size: int = SIZE, given_up: threading.Event | None = None
-    ) -> Generator[Part, None, None]:
+        self, sql: str, *, limit: int, seconds: float = SECONDS, size: int = SIZE, given_up: threading.Event | None = None,
+        killed: Callable[[AilabError], object] | None = None,
+    ) -> Generator[Part, None, None]:  # fmt: skip
         """The parts of an answer: its head, then rows as lines of JSON, then its tail. Whoever stops early ends the process.
+
+        Nobody else is answered until whoever asked has the tail or closes the generator, also after the process was killed; who
+        may be slow to take parts is told by `killed`, and closes it then.
 
         Args:
             sql: the query.
@@ -95,6 +99,7 @@ class Sandbox:
             seconds: when the process is killed, from when it begins with this query.
             size: how many bytes of rows at most.
             given_up: set by another thread once nobody waits for it any more: it ends at once, or does not begin.
+            killed: called by another thread once a limit ended the process, with the error that says which.
 
         Raises:
             FilterError: the query is not one that may be asked, or took too long or too much memory; also between rows.
@@ -108,7 +113,13 @@ class Sandbox:
             assert process.stdin is not None  # noqa: S101  (pipes)
             assert process.stdout is not None  # noqa: S101
             ended = False
-            watch = confined.Watch(process.pid, seconds=seconds, memory=self._memory, kill=process.kill, given_up=given_up)
+
+            def kill() -> None:
+                process.kill()
+                if killed is not None and not (given_up is not None and given_up.is_set()):
+                    killed(_limit(watch))
+
+            watch = confined.Watch(process.pid, seconds=seconds, memory=self._memory, kill=kill, given_up=given_up)
             try:
                 with watch:
                     with suppress(BrokenPipeError):
@@ -185,9 +196,13 @@ def _error(tail: Tail) -> AilabError:
     return FilterError(message, where=tail.where, hint=tail.hint)
 
 
+def _limit(watch: confined.Watch) -> AilabError:
+    return FilterError(f"the query {watch.verdict}", where="sql", hint="ask for less: fewer rows, a narrower condition")
+
+
 def _death(watch: confined.Watch, process: subprocess.Popen[bytes]) -> AilabError:
     if watch.verdict:
-        return FilterError(f"the query {watch.verdict}", where="sql", hint="ask for less: fewer rows, a narrower condition")
+        return _limit(watch)
     words = b"" if process.stderr is None else process.stderr.read()
     said = words.decode("utf-8", "replace").strip().splitlines()
     return FilterError(f"the query ended its process: {said[-1][:200] if said else 'without a word'}", where="sql")

@@ -87,6 +87,7 @@ class Work:
         self.given_up = threading.Event()
         self._pool, self._among = pool, among
         self._step: asyncio.Future[Any] | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     async def step(self, do: Callable[..., _T], *given: Any) -> _T:
         """Do something in a thread; it goes on there when whoever waits is cancelled."""
@@ -111,10 +112,15 @@ class Work:
             left.cancel()
 
     async def end(self, do: Callable[[], object] | None = None) -> None:
-        """Give it up, and, once the step under way has ended, do what is left to do."""
+        """Give it up, and, once the step under way has ended, do what is left to do; the first who ends it says what that is.
+
+        No step may begin after this: what is left to do may not meet one.
+        """
         self.given_up.set()
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(do))
         try:
-            await asyncio.shield(self._end(do))
+            await asyncio.shield(self._ending)
         finally:
             self._among.discard(self)
 

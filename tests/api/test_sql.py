@@ -123,6 +123,44 @@ def test_clients_that_leave_in_every_state_leave_no_place_taken(live):
         assert [one.getresponse().status for one in waiting] == [200] * 8
 
 
+def unread(live, sql, **more):
+    """A connection that takes in next to nothing of its answer."""
+    body = json.dumps({"sql": sql, **more}).encode()
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(30)
+    connection.connect(live.address)
+    head = f"POST /sql HTTP/1.1\r\nHost: {live.host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_a_client_that_does_not_read_holds_nobody_up_beyond_its_deadline(live):
+    """Process, lock and place end there, whatever it does; where it reads on, what happened stands behind its rows."""
+    wide = {"sql": "select repeat('x', 10000) from range(100000)", "limit": 100_000}
+    with contextlib.closing(unread(live, **wide, seconds=1)) as connection:
+        wait_for(lambda: boxes(live))
+        (box,) = boxes(live)
+        began = time.monotonic()
+        assert answer(live, "select 1")[1]["rows"] == [[1]]
+        assert time.monotonic() - began < 5
+        assert not box.is_running()
+        assert "ailab_sql_queries 0\n" in live.get("/metrics").text
+        found = http.client.HTTPResponse(connection, method="POST")
+        found.begin()
+        late = json.loads(found.read())
+    assert (late["truncated"], late["error"]["detail"]) == (True, "the query took longer than 1 s")
+    assert {row[0] for row in late["rows"]} == {"x" * 10_000}
+
+
+def test_an_answer_that_is_found_holds_no_place(live):
+    """Eight clients that do not read one row of 20 MB: the ninth is answered, though nobody's time is over."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(contextlib.closing(unread(live, "select repeat('x', 20000000)", seconds=100)))
+        wait_for(lambda: answer(live, "select 1")[0] == 200)
+
+
 def test_a_ninth_query_is_told_to_come_again(live):
     """429 with Retry-After, while everything else is answered; each of the eight is answered in its turn."""
     with contextlib.ExitStack() as stack:

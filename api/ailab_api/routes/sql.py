@@ -1,7 +1,7 @@
 """/sql: one SELECT over the views, answered by a process of its own; rows leave as they are found."""
 
+import asyncio
 from collections.abc import AsyncIterator, Generator
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,7 +16,6 @@ from ailab.sandbox import SECONDS, Head, Part, Tail
 from .. import errors, examples
 from ..catalogue import catalogue_of, lab_of
 from ..contract import at_end, read_body, route
-from ..crews import Work
 
 ROWS_MAX = 100_000
 SECONDS_MAX = 120.0
@@ -57,45 +56,93 @@ async def post_sql(request: Request[Any, Any, Any]) -> Stream:
     asked = await read_body(request, SqlBody)
     limit = min(max(1, asked.limit), ROWS_MAX)
     seconds = min(max(0.01, asked.seconds), SECONDS_MAX) if asked.seconds == asked.seconds else SECONDS
-    catalogue = catalogue_of(request)
-    work = catalogue.queries.begin()
-    parts = catalogue.sandbox.ask(asked.sql, limit=limit, seconds=seconds, size=SIZE, given_up=work.given_up)
-    pieces = _pieces(parts, errors.instance_of(request.scope))
-    at_end(request, partial(work.end, pieces.close))
-    first = await work.step_unless_left(request, next, pieces, b"")
-    return Stream(_sent(work, first, pieces), media_type="application/json")
+    answer = _Answer(request, asked.sql, limit=limit, seconds=seconds)
+    return Stream(await answer.begun(), media_type="application/json")
 
 
-def _pieces(parts: Generator[Part, None, None], instance: str) -> Generator[bytes, None, None]:
-    """The answer as JSON, some rows at a time; the first piece is there only if the query has begun to answer."""
-    encode = msgspec.json.encode
-    head = next(parts, None)
-    if not isinstance(head, Head):  # it was given up before it began
-        return
-    waiting = [b'{"columns":' + encode(head.columns) + b',"types":' + encode(head.types) + b',"rows":[']
-    size, mark, sent = 0, b"", False
-    try:
-        for part in parts:
-            if isinstance(part, Tail):
-                yield b"".join([*waiting, b'],"truncated":' + (b"true}" if part.truncated else b"false}")])
-                return
-            waiting += [mark, part] if isinstance(part, bytes) else []
-            mark, size = b",", size + len(waiting[-1])
-            if size >= PIECE:
-                yield b"".join(waiting)
-                waiting, size, sent = [], 0, True
-    except AilabError as problem:
-        if not sent:
-            raise
-        yield b'],"truncated":true,"error":' + encode(errors.problem_of(problem, instance=instance)) + b"}"
-    finally:
-        parts.close()
+class _Piece(msgspec.Struct):
+    """Bytes of an answer, and whether they are the last."""
+
+    content: bytes
+    is_last: bool = False
 
 
-async def _sent(work: Work, first: bytes, pieces: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
-    yield first
-    while (piece := await work.step(next, pieces, None)) is not None:
-        yield piece
+class _Answer:
+    """What a query finds, for one request: found while it is sent, but never for longer than the query may take.
+
+    With its last piece, or at one of its limits, the query lets go of its process and its place among the queries; a client that
+    does not read holds up nobody after that. Who reads on after a limit finds it said behind the rows that were sent.
+    """
+
+    def __init__(self, request: Request[Any, Any, Any], sql: str, *, limit: int, seconds: float) -> None:
+        catalogue = catalogue_of(request)
+        self._request, self._instance = request, errors.instance_of(request.scope)
+        self._loop = asyncio.get_running_loop()
+        self._late = _Piece(b"", is_last=True)
+        self._work = catalogue.queries.begin()
+        self._pieces = self._found(catalogue.sandbox.ask(
+            sql, limit=limit, seconds=seconds, size=SIZE, given_up=self._work.given_up, killed=self._killed,
+        ))  # fmt: skip
+        at_end(request, self._end)
+
+    async def begun(self) -> AsyncIterator[bytes]:
+        """The pieces, once there is a first one.
+
+        Raises:
+            FilterError: the query came to nothing.
+        """
+        return self._sent(await self._work.step_unless_left(self._request, next, self._pieces, self._late))
+
+    async def _sent(self, piece: _Piece) -> AsyncIterator[bytes]:
+        while not piece.is_last:
+            yield piece.content
+            given_up = self._work.given_up.is_set()
+            piece = self._late if given_up else await self._work.step(next, self._pieces, self._late)
+        await self._end()
+        yield piece.content
+
+    async def _end(self) -> None:
+        await self._work.end(self._pieces.close)
+
+    def _killed(self, problem: AilabError) -> None:
+        """End it whatever the client does; called in a thread."""
+
+        def end() -> None:
+            self._late = self._broken(problem)
+            self._ending = asyncio.create_task(self._end())
+
+        self._loop.call_soon_threadsafe(end)
+
+    def _broken(self, problem: AilabError) -> _Piece:
+        """How an answer ends some rows of which were sent already."""
+        said = msgspec.json.encode(errors.problem_of(problem, instance=self._instance))
+        return _Piece(b'],"truncated":true,"error":' + said + b"}", is_last=True)
+
+    def _found(self, parts: Generator[Part, None, None]) -> Generator[_Piece, None, None]:
+        """The answer as JSON, some rows at a time; the first piece is there only if the query has begun to answer."""
+        encode = msgspec.json.encode
+        head = next(parts, None)
+        if not isinstance(head, Head):  # it was given up before it began
+            return
+        waiting = [b'{"columns":' + encode(head.columns) + b',"types":' + encode(head.types) + b',"rows":[']
+        size, mark, sent = 0, b"", False
+        try:
+            for part in parts:
+                if isinstance(part, Tail):
+                    tail = b'],"truncated":' + (b"true}" if part.truncated else b"false}")
+                    yield _Piece(b"".join([*waiting, tail]), is_last=True)
+                    return
+                waiting += [mark, part] if isinstance(part, bytes) else []
+                mark, size = b",", size + len(waiting[-1])
+                if size >= PIECE:
+                    yield _Piece(b"".join(waiting))
+                    waiting, size, sent = [], 0, True
+        except AilabError as problem:
+            if not sent:
+                raise
+            yield self._broken(problem)
+        finally:
+            parts.close()
 
 
 HANDLERS = [get_views, post_sql]

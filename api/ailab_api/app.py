@@ -38,7 +38,7 @@ from .catalogue import Catalogue
 from .guard import Guard, Rules, refuse, retry_after
 from .meters import Meters
 from .routes import HANDLERS
-from .wire import Protocol
+from .wire import ACCEPTED_MAX, Protocol, raise_limit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 PORT = 8000
 PORTS_TRIED = 100
 """From the default port on, so many are tried; an explicit one is taken or refused."""
+WAITING_MAX = 2048
+"""Connections that the kernel keeps until they are accepted."""
 TOKEN_LEAST = 20
 """Characters of a token in a file: fewer may be guessed."""
 _log = logging.getLogger("ailab_api")
@@ -219,6 +221,7 @@ def serve(
             hint="ailab token create --role admin, or --token-file FILE; or reach a loopback server through ssh -L",
         )
     store = open_store(place, create=True)
+    raise_limit()
     listener = _listen(address, port)
     url = _url(_REACHED.get(address, address), listener.getsockname()[1])
     if reload:
@@ -292,7 +295,7 @@ def _config(app: Any, rules: Rules, **more: Any) -> uvicorn.Config:
     """One worker, a parser whose limits and refusals we know, forwarding headers of trusted proxies, a log of what goes wrong."""
     return uvicorn.Config(
         app, http=Protocol, ws="none", access_log=False, log_level="error", server_header=False,
-        proxy_headers=bool(rules.proxies), forwarded_allow_ips=rules.forwarders, **more,
+        proxy_headers=bool(rules.proxies), forwarded_allow_ips=rules.forwarders, backlog=ACCEPTED_MAX, **more,
     )  # fmt: skip
 
 
@@ -307,6 +310,8 @@ class _Announcing(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        for listener in sockets or ():
+            listener.listen(WAITING_MAX)  # for asyncio that number is also how many it accepts in one turn
         if self.started:
             self._announce()
 
@@ -387,7 +392,7 @@ def _listen(address: str, port: int | None) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((address, number))
-            listener.listen(2048)
+            listener.listen(WAITING_MAX)
         except OSError as problem:
             listener.close()
             if problem.errno != errno.EADDRINUSE:

@@ -979,7 +979,6 @@ def test_a_thousand_idle_connections(victim, figure):
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
-    resource.prlimit(victim.process.pid, resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
     with victim.attacked(growth=512 << 20):
         slowest, each = idle(victim, 1000)
         assert slowest < PROMPT_S

@@ -27,6 +27,7 @@ from ailab.views import Lab
 
 from .contract import actor, named
 from .crews import Crew
+from .errors import RevokedError
 from .exposition import Family, Histogram, counter, counters, gauge, gauges, histograms
 from .following import News
 from .meters import Holdings
@@ -139,13 +140,17 @@ class Catalogue:
 
         Both are written to segments without a run: names and sizes of those that others write, and how many of these events this
         server wrote itself, whose own segment grows with every segment that is shipped to it.
+
+        Raises:
+            StoreError: the store's files cannot be read now.
         """
         found = [self._actions.appended[kind] for kind in (events.TokenCreated.kind, events.TokenRevoked.kind)]
         sizes = set()
-        for name in self.store.segment_names():
-            if run_of_segment(name) is None and name != self._actions.segment:
-                with suppress(FileNotFoundError):  # in tables since it was listed
-                    sizes.add((name, os.stat(self.store.segment_path(name)).st_size))
+        with self._naming_the_store():
+            for name in self.store.segment_names():
+                if run_of_segment(name) is None and name != self._actions.segment:
+                    with suppress(FileNotFoundError):  # in tables since it was listed
+                        sizes.add((name, os.stat(self.store.segment_path(name)).st_size))
         return (*found, frozenset(sizes))
 
     @contextmanager
@@ -245,9 +250,26 @@ def catalogue_of(request: Request[Any, Any, Any]) -> Catalogue:
 
 @contextmanager
 def acting(request: Request[Any, Any, Any]) -> Iterator[Actions]:
-    """The actions of the store, in the name of whoever sent a request."""
+    """The actions of the store, in the name of whoever sent a request, where they may still send it; see `check_still`."""
+    check_still(request)
     with catalogue_of(request).acting(actor(request)) as actions:
         yield actions
+
+
+def check_still(request: Request[Any, Any, Any]) -> None:
+    """Refuse what came slowly, if it would be refused now: tokens are revoked, and runs are moved, while a body is under way.
+
+    Called behind every body, and again before anything is written.
+
+    Raises:
+        RevokedError: the token counts no more.
+        NotFoundError: the token does not reach the run that the path names.
+    """
+    app: Any = request.app
+    if not app.guard.still_knows(request.scope):
+        raise RevokedError
+    if "run_id" in request.path_params:
+        run_of(request)
 
 
 def lab_of(request: Request[Any, Any, Any]) -> Lab:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from litestar.types import Scope
 
 MEDIA_TYPE = "application/problem+json"
+CHALLENGES = ("Bearer", 'Basic realm="ailab", charset="UTF-8"')
+"""How a token may be shown."""
 
 
 class TooManyError(AilabError):
@@ -37,6 +39,13 @@ class TooManyError(AilabError):
     def __init__(self, what: str, wait: float, *, advice: str = "") -> None:
         super().__init__(f"too many {what}", hint=f"wait {max(1, round(wait))} s" + (f"; {advice}" if advice else ""))
         self.wait = wait
+
+
+class RevokedError(AilabError):
+    """The token that a request came with counts no more, though it did when the request began."""
+
+    def __init__(self) -> None:
+        super().__init__("the token does not count any more", hint="it may have been revoked since the request began")
 
 
 class LeftError(Exception):
@@ -72,6 +81,8 @@ def problem_of(error: Exception, *, instance: str) -> Problem:
         return found
     if isinstance(error, TooManyError):
         return problem(429, error.message, instance=instance, hint=error.hint)
+    if isinstance(error, RevokedError):
+        return problem(401, error.message, instance=instance, where="Authorization", hint=error.hint)
     if _has_left(error):
         return problem(400, "the client left", instance=instance)
     if isinstance(error, HTTPException) and 400 <= error.status_code < 500:  # noqa: PLR2004  (the client's errors)
@@ -106,6 +117,8 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, HTTPException):
         _say_more(request, found)
+    if isinstance(error, RevokedError):
+        headers["WWW-Authenticate"] = ", ".join(CHALLENGES)
     if isinstance(error, GapError):
         headers["X-Bytes"] = str(error.bytes)
     if isinstance(error, TooManyError):

@@ -128,8 +128,10 @@ class Event(msgspec.Struct, frozen=True):
     data: Place | RunsChanged | None
 
 
-async def follow(news: News, cursor: str | None, *, project: str | None, seconds: float) -> AsyncIterator[Event]:
-    """What changes, until the server ends or the time is over.
+async def follow(
+    news: News, cursor: str | None, *, project: str | None, seconds: float, may_hear: Callable[[], bool]
+) -> AsyncIterator[Event]:
+    """What changes, until the server ends, the time is over, or whoever listens may not any more.
 
     Without a cursor the first event is `start`. Where a cursor says nothing any more, then or later, it is `reset`. All others
     are `runs`. A comment comes when nothing else did for `QUIET_S`.
@@ -139,13 +141,20 @@ async def follow(news: News, cursor: str | None, *, project: str | None, seconds
         cursor: what was seen last.
         project: the only project that is told of.
         seconds: how long, `LONGEST_S` at most.
+        may_hear: asked before anything is told, every `POLL_S`; it may raise StoreError.
     """
     now = asyncio.get_running_loop().time
     until, spoken, seen = now() + min(seconds, LONGEST_S), now(), cursor
     news.followers += 1
     try:
         while not news.ended.is_set():
-            event = _next(news, seen, project)
+            event = None
+            try:
+                if not may_hear():
+                    return
+                event = _next(news, seen, project)
+            except StoreError:
+                _log.warning("a stream waits: the store cannot be read now")
             if event is None and now() >= until:
                 return
             if event is None and now() - spoken > QUIET_S:
@@ -161,12 +170,12 @@ async def follow(news: News, cursor: str | None, *, project: str | None, seconds
 
 
 def _next(news: News, seen: str | None, project: str | None) -> Event | None:
-    """What is to be told to somebody who saw so much; None for nothing."""
-    try:
-        lab = news.look()
-    except StoreError:
-        _log.warning("a stream waits: the store cannot be read now")
-        return None
+    """What is to be told to somebody who saw so much; None for nothing.
+
+    Raises:
+        StoreError: the store cannot be read now.
+    """
+    lab = news.look()
     number = None if seen is None else news.place(seen)
     if number is None:
         return Event("start" if seen is None else "reset", news.cursor, Place(news.cursor))

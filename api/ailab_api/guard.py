@@ -4,7 +4,8 @@ A request passes only if its path is plain, its Host is one that we answer to (l
 AILAB_ALLOWED_HOSTS), and, where it may change something or carries a body, it cannot have been sent by a foreign web page: Origin
 is ours or allowed by AILAB_CORS_ORIGINS, Sec-Fetch-Site is not foreign, and a body is application/json, which no page may send
 across origins without asking first; files alone, at the paths of `UPLOADS`, come as what they are. Then it is known who asks
-(`access`), or it is refused; what they may do is decided at the route. Safe methods are listed and all others guarded, so a new
+(`access`), or it is refused; what they may do is decided at the route. A request may last: who reads a long body, or answers for
+long, asks again whether that still holds (`catalogue.check_still`). Safe methods are listed and all others guarded, so a new
 method is guarded from its first day. Every answer, also a refusal or a 404, leaves with the security headers. Where there are
 forwarding headers (X-Forwarded-…), the request counts as one from elsewhere; what they say is believed of the proxies in
 AILAB_TRUSTED_PROXIES alone, and what comes from one of those is never local.
@@ -255,6 +256,14 @@ class Guard:
             return request.problem(401, "the token does not count", where="Authorization", hint=_REVOKED), _CHALLENGE
         return found
 
+    def still_knows(self, scope: Any) -> bool:
+        """Whether whoever sent a request that was let in would be the same if it came now.
+
+        Raises:
+            StoreError: that cannot be looked up now.
+        """
+        return bool(self._identify(_Request(scope)) == scope.get("ailab_actor"))
+
     def _complete(self, headers: list[tuple[bytes, bytes]], origin: str | None) -> list[tuple[bytes, bytes]]:
         there = {name.lower() for name, _ in headers}
         headers += [(name, value) for name, value in (*self._headers, CACHE_CONTROL) if name not in there]
@@ -398,7 +407,7 @@ def retry_after(seconds: float) -> list[tuple[bytes, bytes]]:
 
 
 _REVOKED = "it may be revoked, or is not sent as Authorization: Bearer TOKEN"
-_CHALLENGE = [(b"www-authenticate", b"Bearer"), (b"www-authenticate", b'Basic realm="ailab", charset="UTF-8"')]
+_CHALLENGE = [(b"www-authenticate", one.encode()) for one in errors.CHALLENGES]
 
 
 async def refuse(send: Send, refusal: Problem, more: Sequence[tuple[bytes, bytes]] = ()) -> None:

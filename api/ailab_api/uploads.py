@@ -20,6 +20,8 @@ from ailab.blobs import Incoming
 from ailab.errors import FilterError, StoreError
 from ailab.store import reason_of
 
+from .catalogue import check_still
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -51,6 +53,8 @@ async def received(request: Request[Any, Any, Any], store: Store) -> AsyncIterat
     """Receive a file; whoever wants it calls `incoming.keep`.
 
     Raises:
+        RevokedError: the token was revoked meanwhile.
+        NotFoundError: the run that it is for left the token's project meanwhile.
         FilterError: the form does not parse, has no file or several, or the file is too large.
         StoreError: the disk does not take it; nothing of it is kept.
     """
@@ -69,6 +73,7 @@ async def received(request: Request[Any, Any, Any], store: Store) -> AsyncIterat
             if disposition is not None:
                 sink.name = unquote(disposition[1]) if disposition[1] else disposition[2] or disposition[3] or ""
         await sink.flush()
+        check_still(request)
         yield Upload(sink.incoming, sink.name, sink.fields)
     except OSError as problem:
         raise _unkept(problem, store) from problem

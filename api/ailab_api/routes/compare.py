@@ -11,7 +11,7 @@ from ailab.filters import LIMIT_DEFAULT
 from ailab.queries import RunComparison
 
 from .. import examples
-from ..catalogue import lab_of, runs_of
+from ..catalogue import check_still, lab_of, runs_of
 from ..contract import Ask, asked, read_body, route
 
 _IDS = Ask("ids", "A run; repeated, or with commas between, for 1 to 100 runs.", examples.RUN_ID, many=True, required=True)
@@ -42,6 +42,7 @@ def get_comparison(request: Request[Any, Any, Any]) -> RunComparison:
 async def post_comparison(request: Request[Any, Any, Any]) -> RunComparison:
     """Answer with the comparison; nothing is created."""
     wanted = await read_body(request, CompareBody)
+    check_still(request)
     return queries.compare_runs(lab_of(request), runs_of(request, wanted.run_ids))
 
 

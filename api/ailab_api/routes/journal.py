@@ -14,7 +14,7 @@ from ailab.errors import ConflictError, RejectedError
 from ailab.receiving import RANGE_MAX, SEGMENT_NAME, Lacking, Received
 
 from .. import examples
-from ..catalogue import catalogue_of
+from ..catalogue import catalogue_of, check_still
 from ..contract import Ask, actor, asked, charge, named, read_body, route
 from ..uploads import check_fields, received
 
@@ -73,6 +73,7 @@ async def put_segment(request: Request[Any, Any, Any]) -> Response[Received]:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(OFFSET_MAX))):
         raise RejectedError(f"offset {text[:40]!r} is not allowed", key="offset", hint="a number of bytes")
     body = await _body(request)
+    check_still(request)
     charge(request, "journal", len(body))
     loop = asyncio.get_running_loop()
 
@@ -114,6 +115,7 @@ async def _body(request: Request[Any, Any, Any]) -> bytes:
 async def post_missing_segments(request: Request[Any, Any, Any]) -> Lacking:
     """Answer with those; in tables is as good as in a file."""
     shown = await read_body(request, Shown)
+    check_still(request)
     if len(shown.segments) > SHOWN_MAX:
         raise RejectedError(f"{len(shown.segments)} segments", key="segments", hint=f"at most {SHOWN_MAX}")
     return Lacking(await asyncio.to_thread(catalogue_of(request).receiver.lacking, shown.segments))
@@ -127,6 +129,7 @@ async def post_missing_segments(request: Request[Any, Any, Any]) -> Lacking:
 async def post_missing(request: Request[Any, Any, Any]) -> Missing:
     """Answer with those."""
     wanted, store = await read_body(request, Wanted), catalogue_of(request).store
+    check_still(request)
     if len(wanted.sha256) > BLOBS_MAX:
         raise RejectedError(f"{len(wanted.sha256)} digests", key="sha256", hint=f"at most {BLOBS_MAX}")
     bad = next((one for one in wanted.sha256 if not blobs.is_digest(one)), None)

@@ -14,7 +14,7 @@ from ailab.queries import SqlAnswer, ViewInfo
 from ailab.sandbox import SECONDS, Head, Part, Tail
 
 from .. import errors, examples
-from ..catalogue import catalogue_of, lab_of
+from ..catalogue import catalogue_of, check_still, lab_of
 from ..contract import at_end, read_body, route
 
 ROWS_MAX = 100_000
@@ -54,6 +54,7 @@ def get_views(request: Request[Any, Any, Any]) -> list[ViewInfo]:
 async def post_sql(request: Request[Any, Any, Any]) -> Stream:
     """Answer with the rows; what goes wrong before the first of them is a problem, afterwards the member `error` behind them."""
     asked = await read_body(request, SqlBody)
+    check_still(request)
     limit = min(max(1, asked.limit), ROWS_MAX)
     seconds = min(max(0.01, asked.seconds), SECONDS_MAX) if asked.seconds == asked.seconds else SECONDS
     answer = _Answer(request, asked.sql, limit=limit, seconds=seconds)

@@ -1,10 +1,12 @@
 """/stream: the runs that change, as server-sent events; a reader who was away goes on where they were.
 
-It stays open for who accepts text/event-stream, as browsers say it; all others get what there is, and the end.
+It stays open for who accepts text/event-stream, as browsers say it; all others get what there is, and the end. A token that is
+revoked hears nothing more within two seconds, and the stream ends.
 """
 
 from collections.abc import AsyncIterator
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import msgspec
 from litestar import Request, get
@@ -46,10 +48,11 @@ async def get_stream(request: Request[Any, Any, Any]) -> ServerSentEvent:
     if news.followers >= FOLLOWERS_MAX:
         seen_of(request.scope).refused = "streams"
         raise TooManyError("streams at once", POLL_S)
-    cursor = request.headers.get("last-event-id") or question.one("cursor")
+    cursor, app = request.headers.get("last-event-id") or question.one("cursor"), cast("Any", request.app)
+    may_hear = partial(app.guard.still_knows, request.scope)
 
     async def messages() -> AsyncIterator[ServerSentEventMessage]:
-        async for event in follow(news, cursor, project=actor(request).project, seconds=seconds):
+        async for event in follow(news, cursor, project=actor(request).project, seconds=seconds, may_hear=may_hear):
             yield _message(event)
 
     return ServerSentEvent(messages(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

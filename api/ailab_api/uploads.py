@@ -17,7 +17,7 @@ import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser  # type: ignore[import-untyped]
 
 from ailab.blobs import Incoming
-from ailab.errors import FilterError, StoreError
+from ailab.errors import AilabError, FilterError, StoreError
 from ailab.store import reason_of
 
 from .catalogue import check_still
@@ -75,6 +75,8 @@ async def received(request: Request[Any, Any, Any], store: Store) -> AsyncIterat
         await sink.flush()
         check_still(request)
         yield Upload(sink.incoming, sink.name, sink.fields)
+    except AilabError:
+        raise  # some are errors of the system as well, and say more than that
     except OSError as problem:
         raise _unkept(problem, store) from problem
     finally:

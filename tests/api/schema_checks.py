@@ -127,8 +127,8 @@ def before_call(context, case, kwargs):
         del query["since" if dice // 4 % 2 else excludes]
 
 
-_MADE_TEXT = r"violates `type` at /properties/\w+ \(was string, became (integer|number|boolean)\)"
-"""What the tool says of a number in the field of a form, which arrives as a text like any other."""
+_MADE_TEXT = r"violates `type` at /properties/\w+ \(was string, became (integer|number|boolean|array)\)"
+"""What the tool says of a field of a form that arrives as a text like any other, or, where it is an empty list, not at all."""
 
 
 @schemathesis.hook

@@ -180,8 +180,6 @@ def runs(call: Call, /, latest: int | None, **given: Any) -> None:
 
 def _filter_pairs(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Options as the texts that a query string would have, so that both are read by the same rules."""
-    from . import events
-
     if given["metric_name"] is None and (given["metric_min"] is not None or given["metric_max"] is not None):
         raise click.UsageError("--metric-min and --metric-max need --metric-name")
     pairs: dict[str, str] = {}
@@ -189,7 +187,7 @@ def _filter_pairs(given: Mapping[str, Any]) -> list[tuple[str, str]]:
         if value is not None and name not in {"params", "project"}:
             pairs[name] = str(value).lower() if isinstance(value, bool) else str(value)
     if given["project"] is not None:
-        pairs["project_id"] = events.project_id(given["project"])
+        pairs["project_id"] = given["project"]
     for text in given["params"]:
         key, equals, value = text.partition("=")
         if not equals or f"params.{key}" in pairs:
@@ -427,10 +425,10 @@ def _draw_comparison(lab: Lab, found: queries.RunComparison, terminal: Any, scre
 @click.pass_obj
 def top(call: Call, /, metric: str, project: str | None, **options: Any) -> None:
     """Rank runs by a metric, best first."""
-    from . import events, naming, queries
+    from . import naming, queries
 
     with call.lab() as lab:
-        rows = queries.leaderboard(lab, metric, project_id=project and events.project_id(project), strict=True, **options)
+        rows = queries.leaderboard(lab, metric, project_id=project, strict=True, **options)
         if not rows:
             known = naming.known_metrics(lab)
             say("no runs that the filters keep have this metric" if known else "no run has a final metric yet")

@@ -300,7 +300,6 @@ def behind(keys: list[Key], sort: str, cursor: str) -> tuple[str, list[Any]]:
 
 _ALL_TEXT = "concat_ws(' ', run_id, name, project, command, dataset_id, note, detail::JSON -> '$.params', tags)"
 _CONDITIONS = {
-    "project_id": "project_id = ?",
     "status": "status = ?",
     "command_substring": "contains(lower(command), lower(?))",
     "note_substring": "contains(lower(note), lower(?))",
@@ -326,6 +325,8 @@ def conditions(lab: Lab, f: RunFilter) -> tuple[str, list[Any]]:
             value = _moment(name, value, whole_day=name.startswith("to_"))
         if value is not None:
             parts.append((condition, [value]))
+    if f.project_id is not None:
+        parts.append(("project_id = ?", [project_called(lab, f.project_id)]))
     if f.dataset_id is not None:
         parts.append(_dataset_condition(lab, f.dataset_id))
     if f.where is not None and f.where.strip():
@@ -354,6 +355,16 @@ def _param_conditions(lab: Lab, f: RunFilter) -> list[tuple[str, list[Any]]]:
         else:
             parts.append((f"{text} = ?", [*bound, value]))
     return parts
+
+
+def project_called(lab: Lab, text: str) -> str:
+    """The id of the project that a text means: an id, or a name as it reads now; the text where there is none."""
+    rows = lab.rows(
+        "SELECT project_id FROM base.project_table WHERE project_id IN ($1, $2) OR name = $1 "
+        "ORDER BY project_id = $1 DESC, project_id = $2 DESC, project_id LIMIT 1",
+        [text, project_of(text)],
+    )
+    return str(rows[0][0]) if rows else text
 
 
 def datasets_called(lab: Lab, name: str, *, only: str | None = None) -> list[str]:

@@ -14,7 +14,7 @@ import msgspec
 from . import blobs, columns, datasets
 from .columns import Column, Difference
 from .errors import ConflictError, FilterError, NotFoundError
-from .filters import LIMIT_DEFAULT, LIMIT_MAX, datasets_called, parse_count, pointer
+from .filters import LIMIT_DEFAULT, LIMIT_MAX, datasets_called, parse_count, pointer, project_called
 from .queries import Page, newest_of, stamp
 from .views.rows import project_of
 
@@ -231,7 +231,7 @@ def list_datasets(lab: Lab, f: DatasetFilter | None = None) -> Page:
     parse_count("limit", str(f.limit), LIMIT_MAX)
     parts: list[tuple[str, list[Any]]] = [("(d.own_trashed OR coalesce(p.trashed, false)) = ?", [f.trashed])]
     if f.project_id is not None:
-        parts.append(("d.project_id = ?", [f.project_id]))
+        parts.append(("d.project_id = ?", [project_called(lab, f.project_id)]))
     if f.name is not None:
         parts.append(("(d.dataset = ? OR lower(d.name) = lower(?))", [project_of(f.name), f.name]))
     if f.q is not None:

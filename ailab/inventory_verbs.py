@@ -147,12 +147,11 @@ def datasets(ctx: click.Context, /, project: str | None, **given: Any) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from . import inventory, inventory_drawn
-    from .events import project_id
     from .inventory import DatasetFilter
 
     call = ctx.ensure_object(Call)
     with call.lab() as lab:
-        page = inventory.list_datasets(lab, DatasetFilter(project_id=project and project_id(project), **given))
+        page = inventory.list_datasets(lab, DatasetFilter(project_id=project, **given))
     if page.rows or call.json:
         call.answer(page.rows, lambda _terminal, screen: inventory_drawn.datasets(screen, page.rows))
     else:

@@ -150,6 +150,17 @@ def check_known(lab: Lab, table: str, name: str, *, where: str, project_id: str 
         raise unknown("metric" if table == "metrics" else "parameter", name, known, where=where)
 
 
+def check_project(lab: Lab, project_id: str) -> None:
+    """Make sure that a project is there, or that none is: whoever asks before the first run is not wrong.
+
+    Raises:
+        FilterError: others are there, but not this one; names what looks like it.
+    """
+    known = [row[0] for row in lab.rows("SELECT project_id FROM base.project_table ORDER BY created_at DESC")]
+    if known and project_id not in known:
+        raise unknown("project", project_id, known, where="project_id")
+
+
 def unknown(what: str, name: str, known: list[str], *, where: str) -> FilterError:
     """What is said of a name in a question that is none of the known ones."""
     found = near(name, known)

@@ -29,9 +29,10 @@ from .filters import (
     order_of,
     parse_count,
     pointer,
+    project_called,
     seen_of,
 )
-from .naming import check_known, nearest_runs, unknown
+from .naming import check_known, check_project, nearest_runs, unknown
 from .values import as_json
 from .views import asof
 from .views.points import Points
@@ -231,7 +232,7 @@ def list_runs(lab: Lab, f: RunFilter | None = None, *, counted: bool = True, str
         lab: the catalogue.
         f: the filter.
         counted: count all that it keeps; without it `total` is the number of rows.
-        strict: refuse a metric or parameter that no run has.
+        strict: refuse a metric or parameter that no run has, and a project that is not there.
 
     Returns:
         A page of RunSummaryView.
@@ -261,11 +262,14 @@ def _check_names(lab: Lab, f: RunFilter, best: Any, *, found: bool) -> None:
     """Raise FilterError where a name finds nothing because no run has it; `best` is what the first run is sorted by."""
     if f.cursor is not None:
         return
+    project = None if f.project_id is None else project_called(lab, f.project_id)
+    if not found and project is not None:
+        check_project(lab, project)
     for table, name, where in [] if found else names_in(lab, f):
-        check_known(lab, table, name, where=where, project_id=f.project_id)
+        check_known(lab, table, name, where=where, project_id=project)
     table, _, name = f.sort.removeprefix("-").partition(".")
     if table in {"metrics", "params"} and best is None:
-        check_known(lab, table, name, where="sort", project_id=f.project_id)
+        check_known(lab, table, name, where="sort", project_id=project)
 
 
 def _count(lab: Lab, where: str, values: list[Any]) -> int:
@@ -513,16 +517,17 @@ def leaderboard(  # the filters of its route
         order: desc or asc; by default what the metric's goal says: min as described with `define_metric`, or by a name that
             speaks of loss, error or time, else max.
         of: last, min, max or mean of the logged points; by default the final value.
-        project_id: only runs of this project.
-        strict: refuse a metric that no run has.
+        project_id: only runs of this project, by its id or name.
+        strict: refuse a metric that no run has, and a project that is not there.
 
     Raises:
-        FilterError: order or of is none of these; or, `strict`, no run has the metric, but others.
+        FilterError: order or of is none of these; or, `strict`, no run has the metric, but others, or there is no such project.
     """
     parse_count("top_k", str(top_k), LIMIT_MAX)
-    way = _choose("order", order, ("desc", "asc")) or _best_first(lab, metric_name, project_id)
+    project = None if project_id is None else project_called(lab, project_id)
+    way = _choose("order", order, ("desc", "asc")) or _best_first(lab, metric_name, project)
     source = _choose("of", of, ("last", "min", "max", "mean"))
-    f = RunFilter(dataset_id=dataset_id, has_artifacts=has_artifacts, project_id=project_id)
+    f = RunFilter(dataset_id=dataset_id, has_artifacts=has_artifacts, project_id=project)
     where, values = conditions(lab, f)
     if source is None:
         value, bound = metric_of(lab, metric_name)
@@ -542,7 +547,9 @@ def leaderboard(  # the filters of its route
             text = f"FROM {table} WHERE {where} AND {kind.format(value)}"
             rows += _first_rows(lab, text, [*values, *bound], keys, top_k - len(rows))
     if strict and not rows:
-        check_known(lab, "metrics", metric_name, where="metric_name", project_id=project_id)
+        if project is not None:
+            check_project(lab, project)
+        check_known(lab, "metrics", metric_name, where="metric_name", project_id=project)
     return [
         LeaderboardRow(**msgspec.structs.asdict(_listed(row)), rank=i, metric_name=metric_name, value=as_json(row[4]))
         for i, row in enumerate(rows, 1)

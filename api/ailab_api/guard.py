@@ -257,12 +257,13 @@ class Guard:
         return found
 
     def still_knows(self, scope: Any) -> bool:
-        """Whether whoever sent a request that was let in would be the same if it came now.
+        """Whether whoever sent a request that was let in would be the same if it came now; so is who showed no token.
 
         Raises:
             StoreError: that cannot be looked up now.
         """
-        return bool(self._identify(_Request(scope)) == scope.get("ailab_actor"))
+        who: Actor = scope["ailab_actor"]
+        return who.anonymous or self._identify(_Request(scope)) == who
 
     def _complete(self, headers: list[tuple[bytes, bytes]], origin: str | None) -> list[tuple[bytes, bytes]]:
         there = {name.lower() for name, _ in headers}

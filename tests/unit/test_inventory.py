@@ -533,6 +533,27 @@ def test_every_change_can_be_undone(actions):
     again(actions)
 
 
+def test_a_project_is_found_by_its_id_and_by_its_name_as_it_reads(actions):
+    """In lists of runs and datasets and in leaderboards; an id comes before a name, and one that is not there is told."""
+    run = actions.create_run(NewRun(project="Big House")).run_id
+    actions.log_events(run, [LoggedEvent(kind="metrics.logged", data={"values": {"loss": 1.0}})])
+    add(actions, b"a\n1\n", project_id="Big House")
+    actions.create_run(NewRun(project="other"))
+    actions.change_project("big-house", ProjectChange(name="Häuser"))
+    lab = actions.lab
+    for text in ("big-house", "Big House", "Häuser"):
+        assert [row.run_id for row in queries.list_runs(lab, RunFilter(project_id=text), strict=True).rows] == [run], text
+        assert [row.run_id for row in queries.leaderboard(lab, "loss", project_id=text, strict=True)] == [run], text
+        assert len(inventory.list_datasets(lab, inventory.DatasetFilter(project_id=text)).rows) == 1, text
+    actions.change_project("other", ProjectChange(name="label"))
+    actions.create_run(NewRun(project="third"))
+    for ask in (lambda: queries.list_runs(lab, RunFilter(project_id="big-hose"), strict=True),
+                lambda: queries.leaderboard(lab, "loss", project_id="big-hose", strict=True)):  # fmt: skip
+        with pytest.raises(FilterError, match="no project 'big-hose'\nhint: nearest: big-house"):
+            ask()
+    assert queries.list_runs(lab, RunFilter(project_id="big-hose")).rows == []
+
+
 def visible(lab, run):
     """All that reads differently after a change."""
     found = everything(lab) | {"run": msgspec.to_builtins(queries.get_run(lab, run))}

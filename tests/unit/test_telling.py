@@ -179,4 +179,4 @@ def test_where_there_is_nothing_that_is_said(told):
     assert told("artifacts run-e --json")[0] == "[]\n"
     assert told("show run-e --metrics")[1] == "no metrics were logged\n"
     assert told("show run-a --metrics")[1] == ""
-    assert told("top accuracy --project none")[1] == "no runs that the filters keep have this metric\n"
+    assert told("top accuracy --dataset none")[1] == "no runs that the filters keep have this metric\n"

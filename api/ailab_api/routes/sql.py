@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Generator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, get, post
 from litestar.response import Stream
 
 from ailab import queries
-from ailab.errors import AilabError
+from ailab.bodies import documented
+from ailab.errors import AilabError, FilterError
 from ailab.queries import SqlAnswer, ViewInfo
 from ailab.sandbox import SECONDS, Head, Part, Tail
 
@@ -28,8 +29,8 @@ class SqlBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A query; `limit` rows at most, within `seconds`."""
 
     sql: str
-    limit: int = 1000
-    seconds: float = SECONDS
+    limit: Annotated[int, documented(minimum=1, maximum=ROWS_MAX)] = 1000
+    seconds: Annotated[float, documented(exclusiveMinimum=0, maximum=SECONDS_MAX)] = SECONDS
 
 
 @get(
@@ -55,9 +56,14 @@ async def post_sql(request: Request[Any, Any, Any]) -> Stream:
     """Answer with the rows; what goes wrong before the first of them is a problem, afterwards the member `error` behind them."""
     asked = await read_body(request, SqlBody)
     check_still(request)
-    limit = min(max(1, asked.limit), ROWS_MAX)
-    seconds = min(max(0.01, asked.seconds), SECONDS_MAX) if asked.seconds == asked.seconds else SECONDS
-    answer = _Answer(request, asked.sql, limit=limit, seconds=seconds)
+    if not 1 <= asked.limit <= ROWS_MAX:
+        raise FilterError(
+            f"limit: {str(asked.limit)[:40]} is not allowed", where="body.limit", hint=f"allowed: 1 to {ROWS_MAX:,}"
+        )
+    if not 0 < asked.seconds <= SECONDS_MAX:
+        hint = f"allowed: more than 0, at most {SECONDS_MAX:g}"
+        raise FilterError(f"seconds: {asked.seconds:g} is not allowed", where="body.seconds", hint=hint)
+    answer = _Answer(request, asked.sql, limit=asked.limit, seconds=asked.seconds)
     return Stream(await answer.begun(), media_type="application/json")
 
 

@@ -56,13 +56,13 @@ async def post_sql(request: Request[Any, Any, Any]) -> Stream:
     """Answer with the rows; what goes wrong before the first of them is a problem, afterwards the member `error` behind them."""
     asked = await read_body(request, SqlBody)
     check_still(request)
-    if not 1 <= asked.limit <= ROWS_MAX:
-        raise FilterError(
-            f"limit: {str(asked.limit)[:40]} is not allowed", where="body.limit", hint=f"allowed: 1 to {ROWS_MAX:,}"
-        )
-    if not 0 < asked.seconds <= SECONDS_MAX:
-        hint = f"allowed: more than 0, at most {SECONDS_MAX:g}"
-        raise FilterError(f"seconds: {asked.seconds:g} is not allowed", where="body.seconds", hint=hint)
+    for name, value, most, fits in (
+        ("limit", asked.limit, ROWS_MAX, 1 <= asked.limit <= ROWS_MAX),
+        ("seconds", asked.seconds, SECONDS_MAX, 0 < asked.seconds <= SECONDS_MAX),
+    ):
+        if not fits:
+            hint = f"allowed: more than 0, at most {most:,g}"
+            raise FilterError(f"{name}: {str(value)[:40]} is not allowed", where=f"body.{name}", hint=hint)
     answer = _Answer(request, asked.sql, limit=asked.limit, seconds=asked.seconds)
     return Stream(await answer.begun(), media_type="application/json")
 

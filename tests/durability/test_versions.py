@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import zlib
 
@@ -39,7 +40,12 @@ def tree(folder):
 
 
 def differences(then, now, place=""):
-    """Where an answer of today is not what it was; a newer version may say more, never less and nothing else."""
+    """Where an answer of today is not what it was; a newer version may say more, never less and nothing else.
+
+    The address of an older version of a file was that of the newest one until 0.2.0; which one it means is said behind it now.
+    """
+    if place.endswith("/url") and re.fullmatch(re.escape(then) + r"\?version=\d+", now):
+        return []
     if isinstance(then, dict) and isinstance(now, dict):
         return [each for key in then for each in differences(then[key], now.get(key, "not there"), f"{place}/{key}")]
     if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):

@@ -22,6 +22,7 @@ BEYOND = {
     r"(where|sort|as_of|from_timestamp|to_timestamp|params\.KEY|tag|sql): ": "a language of its own",
     r"metric_(min|max): ": "NaN is no limit",
     r"(key|metric_name): no metric ": "a metric that is there",
+    r"project_id: no project ": "a project that is there",
     r"ids: compare takes 1 to 100 runs": "with commas between, several runs or none may stand in one text",
     r"path: path .* is not allowed": "a place is relative, with no part that goes up",
     r"(path|file): the file has no name": "the name may come by three ways, one of which is needed",

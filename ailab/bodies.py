@@ -245,6 +245,8 @@ def as_tags(tags: Any) -> dict[str, Any]:
     Raises:
         RejectedError: one has no name, or too long a one, or there are too many.
     """
+    if isinstance(tags, list):
+        _few(tags, "tags")
     chosen = values.tags(tags)
     _few(chosen, "tags")
     for name, value in chosen.items():

@@ -344,6 +344,12 @@ def test_a_body_that_is_no_json_is_told_what_helps(server, body, detail, hint):
     assert found["hint"] is None if hint is None else hint in found["hint"]
 
 
+def test_words_are_counted_as_they_are_sent(server):
+    """A list of tags may be so long, also where all of them are one."""
+    found = problem(server.send("POST", "/runs/run-w/tags", {"set": ["same"] * 1001}), 400, "rejected", where="tags")
+    assert found["detail"] == "1001 tags in one call"
+
+
 def test_a_run_in_other_letters_is_the_nearest(server):
     """Upper and lower case do not count for what is near."""
     assert problem(server.get("/runs/RUN-BIG"), 404, "not-found")["nearest"][0] == "run-big"

@@ -262,13 +262,16 @@ def _check_names(lab: Lab, f: RunFilter, best: Any, *, found: bool) -> None:
     """Raise FilterError where a name finds nothing because no run has it; `best` is what the first run is sorted by."""
     if f.cursor is not None:
         return
+    table, _, name = f.sort.removeprefix("-").partition(".")
+    is_unsorted = table in {"metrics", "params"} and best is None
+    if found and not is_unsorted:
+        return
     project = None if f.project_id is None else project_called(lab, f.project_id)
     if not found and project is not None:
         check_project(lab, project)
-    for table, name, where in [] if found else names_in(lab, f):
-        check_known(lab, table, name, where=where, project_id=project)
-    table, _, name = f.sort.removeprefix("-").partition(".")
-    if table in {"metrics", "params"} and best is None:
+    for kind, key, where in [] if found else names_in(lab, f):
+        check_known(lab, kind, key, where=where, project_id=project)
+    if is_unsorted:
         check_known(lab, table, name, where="sort", project_id=project)
 
 
